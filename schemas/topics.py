@@ -1,0 +1,54 @@
+"""The topic table: every topic of the product, its retention and its bounds, and the rule that places a key.
+
+Source: the murmur2 partitioner of Apache Kafka's Java client, as aiokafka ships it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aiokafka.partitioner import murmur2
+
+from schemas import limits
+
+TAPE = "market.events.v1"
+DEAD_LETTERS = "dead.letters.v1"
+READY = "features.ready.v1"
+CLOCK_KEY = "*"
+"""Key of Tick and Activate: they go to every partition, not to the one their key hashes to."""
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic: partitions 0 means as many as the tape has."""
+
+    name: str
+    retention_ms: int
+    partitions: int = 0
+    cleanup: str = "delete"
+    message_bytes_max: int = limits.MESSAGE_BYTES_MAX
+
+
+def features_topic(name: str, version: int) -> str:
+    """Topic of one feature set's vectors."""
+    return f"features.{name}.v{version}"
+
+
+TOPICS: dict[str, Topic] = {
+    topic.name: topic
+    for topic in (
+        Topic(TAPE, retention_ms=7 * _DAY_MS),
+        Topic(features_topic("micro", 1), retention_ms=7 * _DAY_MS),
+        Topic(READY, retention_ms=_DAY_MS),
+        Topic(DEAD_LETTERS, retention_ms=30 * _DAY_MS),
+    )
+}
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: str, partitions: int) -> int:
+    """Partition of a key, the same as Java's and aiokafka's default partitioner."""
+    return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)

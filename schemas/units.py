@@ -1,0 +1,72 @@
+"""Units of time and exact decimals.
+
+Units: times are int64 nanoseconds UTC; a decimal text and a scale give an integer of 10^-scale.
+Errors: RecordRefused for what is no number, does not fit its unit or is not exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from schemas import limits
+from schemas.errors import RecordRefused
+
+NS_PER_US = 1_000
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+BASE_TICK_NS = 100 * NS_PER_MS
+
+NS_PER_UNIT = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S}
+RATE_SCALE = 12
+PNL_SCALE = 8
+SCORE_SCALE = 9
+
+_DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,24}))?", re.ASCII)
+
+
+def to_ns(value: int, units: Sequence[str]) -> int:
+    """Nanoseconds of `value`, in the one unit of `units` that puts it between the years 2000 and 2100.
+
+    The ranges of ns, us, ms and s do not overlap, so at most one unit fits.
+    """
+    for unit in units:
+        ns = value * NS_PER_UNIT[unit]
+        if limits.TS_MIN_NS <= ns < limits.TS_MAX_NS:
+            return ns
+    raise RecordRefused("implausible-time")
+
+
+def decimals(text: str) -> int:
+    """Decimals that a number needs, trailing zeros left out: "1.500" needs 1."""
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise RecordRefused("not-a-number")
+    return len((match[3] or "").rstrip("0"))
+
+
+def to_int(text: str, scale: int) -> int:
+    """The exact integer of a decimal text in units of 10^-scale."""
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise RecordRefused("not-a-number")
+    fraction = (match[3] or "").rstrip("0")
+    if len(fraction) > scale:
+        raise RecordRefused("finer-than-scale")
+    number = int(match[2] + fraction) * 10 ** (scale - len(fraction))
+    return -number if match[1] else number
+
+
+def to_steps(text: str, scale: int, step: int) -> int:
+    """The exact number of steps (ticks, lots) of `step` x 10^-scale in a decimal text."""
+    steps, rest = divmod(to_int(text, scale), step)
+    if rest:
+        raise RecordRefused("off-step")
+    return steps
+
+
+def to_text(value: int, scale: int) -> str:
+    """The shortest decimal text of an integer in units of 10^-scale."""
+    sign, digits = "-" if value < 0 else "", str(abs(value)).rjust(scale + 1, "0")
+    whole, fraction = (digits[:-scale], digits[-scale:].rstrip("0")) if scale else (digits, "")
+    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
