@@ -6,7 +6,7 @@ Units: ts_event and ts_recv in ns UTC; prices in ticks, sizes in lots (see `Inst
 from __future__ import annotations
 
 import json
-from enum import IntEnum
+from enum import Enum, IntEnum
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -50,4 +50,44 @@ DEAD_LETTER: dict[str, Any] = _schema("dead_letter")
 BODIES: dict[Kind, dict[str, Any]] = {Kind[body["name"].upper()]: body for body in MARKET_EVENT["fields"][2]["type"]}
 RECORD_NAMES: dict[Kind, str] = {kind: f"onetape.{body['name']}" for kind, body in BODIES.items()}
 KINDS: dict[str, Kind] = {name: kind for kind, name in RECORD_NAMES.items()}
-ENUMS: dict[str, tuple[str, ...]] = {"Side": ("BUY", "SELL"), "Contract": ("SPOT", "LINEAR", "INVERSE")}
+
+
+class FieldType(Enum):
+    """How a body's field is laid into int64s. LEVELS is the only one of variable length."""
+
+    LONG = "long"
+    OPTIONAL = "optional"
+    FLAG = "flag"
+    ENUM = "enum"
+    TEXT = "text"
+    LEVELS = "levels"
+
+
+class Field(NamedTuple):
+    """One field of a body, in Avro order."""
+
+    name: str
+    type: FieldType
+    symbols: tuple[str, ...] = ()
+
+
+def _fields() -> dict[Kind, tuple[Field, ...]]:
+    """Field plans read from the Avro schema, so that columns and Avro cannot differ."""
+    enums: dict[str, tuple[str, ...]] = {}
+
+    def field(name: str, avro: Any) -> Field:
+        if isinstance(avro, list):
+            return Field(name, FieldType.OPTIONAL)
+        if isinstance(avro, dict) and avro["type"] == "array":
+            return Field(name, FieldType.LEVELS)
+        if isinstance(avro, dict):
+            enums[avro["name"]] = tuple(avro["symbols"])
+            avro = avro["name"]
+        if avro in enums:
+            return Field(name, FieldType.ENUM, enums[avro])
+        return Field(name, {"boolean": FieldType.FLAG, "string": FieldType.TEXT}.get(avro, FieldType.LONG))
+
+    return {kind: tuple(field(f["name"], f["type"]) for f in body["fields"]) for kind, body in BODIES.items()}
+
+
+FIELDS: dict[Kind, tuple[Field, ...]] = {Kind.REFUSED: (Field("reason", FieldType.TEXT),), **_fields()}
