@@ -26,7 +26,7 @@ class Columns:
     """n records of one partition.
 
     The fields of row i are `body[start[i]:start[i + 1]]` in Avro order: a long as it is, null as ABSENT, a boolean as
-    0 or 1, an enum as its ordinal, a string as index into `strings`, levels as their count and then (price, size) pairs.
+    0 or 1, an enum as its ordinal, a string as index into `strings`, levels as their count and (price, size) pairs.
     """
 
     partition: int
@@ -117,7 +117,7 @@ def ragged(starts: Int64, lengths: Int64) -> Int64:
 
 def text_positions(columns: Columns) -> Int64:
     """Positions in `body` that hold string indices. No kind has a text behind levels, so they are at fixed places."""
-    found = []
+    found: list[Int64] = []
     for kind, fields in FIELDS.items():
         places = [i for i, field in enumerate(fields) if field.type is FieldType.TEXT]
         if places:

@@ -1,6 +1,6 @@
 """Schema registries: which number stands for which Avro schema on the wire.
 
-State: FileRegistry keeps one JSON file, shared by the processes of one machine; HttpRegistry asks a Confluent-compatible
+State: FileRegistry keeps one JSON file for the processes of one machine; HttpRegistry asks a Confluent-compatible
 server and remembers its answers.
 Errors: CheckFailed for an id nobody registered; DependencyDown when the server does not answer.
 Source: Confluent Schema Registry API, POST /subjects/{subject}/versions and GET /schemas/ids/{id}.

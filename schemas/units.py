@@ -53,7 +53,7 @@ def to_int(text: str, scale: int) -> int:
     fraction = (match[3] or "").rstrip("0")
     if len(fraction) > scale:
         raise RecordRefused("finer-than-scale")
-    number = int(match[2] + fraction) * 10 ** (scale - len(fraction))
+    number: int = int(match[2] + fraction) * 10 ** (scale - len(fraction))
     return -number if match[1] else number
 
 

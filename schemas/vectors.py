@@ -1,0 +1,197 @@
+"""Feature vectors: what the features agent emits, on the wire and as a table.
+
+Output: Avro in the Confluent wire format, one record per vector; Arrow with one nullable float64 column per feature.
+Units: times in ns UTC; each feature's unit is in the catalogue. NaN inside `Vectors.values` is null outside.
+Errors: RecordRefused for a value that is no vector of the feature set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.columns import Int64
+from schemas.feature_sets import FeatureSet
+from schemas.registry import SchemaRegistry
+from schemas.wire import Wire
+
+
+class Quality(IntFlag):
+    """Why a value is null or doubtful, as a bit mask."""
+
+    BOOK_GAP = 1
+    BOOK_STALE = 2
+    BOOK_CROSSED = 4
+    NO_TRADES = 8
+    WARMUP = 16
+    POSITION_UNKNOWN = 32
+    FUNDING_UNKNOWN = 64
+    CLOCK_SKEW = 128
+    OUTLIER_CLIPPED = 256
+    MISSING_OHLCV = 512
+    INSUFFICIENT_OHLCV = 1024
+    NO_EVENTS = 2048
+    LOW_EVENT_COUNT = 4096
+    LOW_SENTIMENT_CONFIDENCE = 8192
+    TIMESTAMP_MISMATCH = 16384
+    COMPUTATION_ERROR = 32768
+    BOOK_ONE_SIDED = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """m vectors of one feature set with F features; the identity of one is (instrument, feature set, time).
+
+    `time` is the Tick T a vector is of, `partition` and `as_of_offset` the position of that Tick, `ts_available` its
+    receipt, `book_epoch` the count of snapshots the book has had, `values` [m, F] in the order of `feature_set.features`.
+    """
+
+    feature_set: FeatureSet
+    keys: list[str]
+    key: NDArray[np.int32]
+    time: Int64
+    partition: NDArray[np.int32]
+    as_of_offset: Int64
+    ts_available: Int64
+    book_epoch: Int64
+    quality: Int64
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def select(self, rows: NDArray[Any]) -> Vectors:
+        """Rows by mask or by position."""
+        return Vectors(
+            self.feature_set, self.keys, self.key[rows], self.time[rows], self.partition[rows],
+            self.as_of_offset[rows], self.ts_available[rows], self.book_epoch[rows], self.quality[rows],
+            self.values[rows],
+        )  # fmt: skip
+
+    @staticmethod
+    def empty(feature_set: FeatureSet) -> Vectors:
+        """No rows."""
+        none = np.empty(0, np.int64)
+        small = np.empty(0, np.int32)
+        values = np.empty((0, len(feature_set.features)))
+        return Vectors(feature_set, [], small, none, small, none, none, none, none, values)
+
+    @staticmethod
+    def concat(parts: Sequence[Vectors]) -> Vectors:
+        """One after another; at least one, all of one feature set."""
+        keys: dict[str, int] = {}
+        mapped = []
+        for part in parts:
+            index = np.array([keys.setdefault(key, len(keys)) for key in part.keys], np.int32)
+            mapped.append(index[part.key] if len(part) else part.key)
+        return Vectors(
+            parts[0].feature_set, list(keys), np.concatenate(mapped),
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in _HEAD), # type: ignore[arg-type]
+            np.concatenate([part.values for part in parts]),
+        )  # fmt: skip
+
+    def sorted(self) -> Vectors:
+        """By time, then instrument, then position: the order of files and hashes."""
+        rank = np.argsort(np.argsort(np.array(self.keys, dtype=np.str_))) if self.keys else np.empty(0, np.int64)
+        return self.select(np.lexsort((self.as_of_offset, rank[self.key], self.time)))
+
+    def same_bits(self, other: Vectors) -> NDArray[np.bool_]:
+        """[m] whether each row equals the row of `other` at the same place, every bit; all NaN are one null."""
+        equal = np.asarray([a == b for a, b in zip(self.instruments(), other.instruments(), strict=True)], np.bool_)
+        for name in _HEAD:
+            equal = equal & (getattr(self, name) == getattr(other, name))
+        return np.asarray(equal & (self.bits() == other.bits()).all(axis=1))
+
+    def bits(self) -> NDArray[np.uint64]:
+        """[m, F] the values' bits, one pattern for null."""
+        return np.where(np.isnan(self.values), np.nan, self.values).view(np.uint64)
+
+    def instruments(self) -> list[str]:
+        """[m] instrument of each row."""
+        return [self.keys[i] for i in self.key.tolist()]
+
+    def to_table(self) -> pa.Table:
+        """Arrow table with the columns of `table_schema`."""
+        names = pa.DictionaryArray.from_arrays(pa.array(self.key, pa.int32()), pa.array(self.keys, pa.string()))
+        arrays: list[pa.Array] = [names.dictionary_decode()]
+        arrays.extend(pa.array(getattr(self, name)) for name in _HEAD)
+        nulls = np.isnan(self.values)
+        arrays.extend(
+            pa.array(self.values[:, i], mask=nulls[:, i]) for i in range(len(self.feature_set.features))
+        )
+        return pa.Table.from_arrays(arrays, schema=table_schema(self.feature_set))
+
+    @staticmethod
+    def from_table(table: pa.Table, feature_set: FeatureSet) -> Vectors:
+        """The inverse of `to_table`."""
+        encoded = table["instrument"].combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        values = np.empty((table.num_rows, len(feature_set.features)))
+        for i, name in enumerate(feature_set.features):
+            values[:, i] = table[name].to_numpy()
+        return Vectors(
+            feature_set, encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32),
+            *(table[name].to_numpy() for name in _HEAD), values,
+        )  # fmt: skip
+
+
+_HEAD = ("time", "partition", "as_of_offset", "ts_available", "book_epoch", "quality")
+
+
+def table_schema(feature_set: FeatureSet) -> pa.Schema:
+    """Arrow schema of a feature set's vectors."""
+    head = [pa.field(name, pa.int32() if name == "partition" else pa.int64(), False) for name in _HEAD]
+    features = [pa.field(name, pa.float64()) for name in feature_set.features]
+    return pa.schema([pa.field("instrument", pa.string(), False), *head, *features])
+
+
+def avro_schema(feature_set: FeatureSet) -> dict[str, Any]:
+    """Avro schema of a feature set's vectors, generated from its columns."""
+    head: list[dict[str, Any]] = [{"name": "instrument", "type": "string"}]
+    head.extend({"name": name, "type": "int" if name == "partition" else "long"} for name in _HEAD)
+    features = [{"name": name, "type": ["null", "double"], "default": None} for name in feature_set.features]
+    return {
+        "type": "record",
+        "name": f"Vector_{feature_set.name}_{feature_set.version}",
+        "namespace": "onetape",
+        "doc": f"Feature vector of {feature_set.id}; time is the Tick, (partition, as_of_offset) its position.",
+        "fields": [*head, *features],
+    }
+
+
+class VectorCodec:
+    """Vectors of one feature set to and from the wire."""
+
+    def __init__(self, registry: SchemaRegistry, feature_set: FeatureSet) -> None:
+        self.feature_set = feature_set
+        self._wire = Wire(registry, f"{feature_set.topic}-value", avro_schema(feature_set))
+
+    def encode(self, vectors: Vectors) -> list[tuple[bytes, bytes]]:
+        """(key, value) of each vector, in order."""
+        names = ("instrument", *_HEAD, *self.feature_set.features)
+        heads = zip(vectors.instruments(), *(getattr(vectors, name).tolist() for name in _HEAD), strict=True)
+        messages = []
+        for head, row in zip(heads, vectors.values.tolist(), strict=True):
+            values = [None if value != value else value for value in row]
+            record = dict(zip(names, (*head, *values), strict=True))
+            messages.append((head[0].encode(), self._wire.encode(record)))
+        return messages
+
+    def decode(self, values: Sequence[bytes]) -> Vectors:
+        """Vectors of the values of one or more messages."""
+        records = [self._wire.decode(value) for value in values]
+        keys: dict[str, int] = {}
+        key = [keys.setdefault(record["instrument"], len(keys)) for record in records]
+        head = {name: np.array([record[name] for record in records], np.int64) for name in _HEAD}
+        head["partition"] = head["partition"].astype(np.int32)  # type: ignore[assignment]
+        matrix = np.array(
+            [[record[name] for name in self.feature_set.features] for record in records], np.float64
+        ).reshape(len(records), len(self.feature_set.features))
+        return Vectors(self.feature_set, list(keys), np.array(key, np.int32), *head.values(), matrix)  # type: ignore[arg-type]

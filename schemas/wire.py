@@ -1,0 +1,69 @@
+"""The Confluent wire format: a zero byte, the schema id in four bytes big-endian, then the Avro body.
+
+Errors: RecordRefused for bytes that are not exactly one record of a registered schema.
+Source: Confluent Schema Registry, "Wire format".
+"""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import Any
+
+import fastavro
+from fastavro.types import Schema as AvroSchema
+
+from schemas import limits
+from schemas.errors import CheckFailed, RecordRefused
+from schemas.registry import SchemaRegistry
+
+_HEADER = struct.Struct(">bI")
+
+
+class Wire:
+    """Records of one subject. Writers' schemas are asked from the registry once each."""
+
+    def __init__(self, registry: SchemaRegistry, subject: str, schema: dict[str, Any]) -> None:
+        self._registry = registry
+        self._schema = fastavro.parse_schema(schema)
+        self._id = registry.register(subject, schema)
+        self._header = _HEADER.pack(0, self._id)
+        self._writers: dict[int, AvroSchema] = {self._id: self._schema}
+
+    def encode(self, record: dict[str, Any]) -> bytes:
+        """Header and body of one record."""
+        out = BytesIO()
+        out.write(self._header)
+        fastavro.schemaless_writer(out, self._schema, record)
+        return out.getvalue()
+
+    def _writer(self, schema_id: int) -> AvroSchema:
+        if schema_id not in self._writers:
+            try:
+                self._writers[schema_id] = fastavro.parse_schema(self._registry.get(schema_id))
+            except CheckFailed:
+                raise RecordRefused("unknown-schema") from None
+        return self._writers[schema_id]
+
+    def decode(self, value: bytes) -> dict[str, Any]:
+        """One record; a union's branch comes as (name, record)."""
+        if len(value) > limits.MESSAGE_BYTES_MAX:
+            raise RecordRefused("message-too-large")
+        if len(value) < _HEADER.size or value[0] != 0:
+            raise RecordRefused("not-wire-format")
+        schema_id = _HEADER.unpack_from(value)[1]
+        writer = self._writer(schema_id)
+        stream = BytesIO(value)
+        stream.seek(_HEADER.size)
+        reader = None if schema_id == self._id else self._schema
+        try:
+            record = fastavro.schemaless_reader(stream, writer, reader, return_record_name=True)
+        except RecursionError:
+            raise
+        except Exception as error:  # fastavro raises many types for bytes that are not of the schema
+            raise RecordRefused("not-avro") from error
+        if stream.tell() != len(value):
+            raise RecordRefused("trailing-bytes")
+        if not isinstance(record, dict):
+            raise RecordRefused("not-avro")
+        return record
