@@ -155,7 +155,9 @@ class _Body:
             indices, texts = _encoded(values)
             ordinals = np.array([field.symbols.index(text) for text in texts], np.int64)
             return np.asarray(ordinals[indices])
-        return np.asarray(values.fill_null(ABSENT if field.type is FieldType.OPTIONAL else 0).cast(pa.int64()))
+        if field.type is FieldType.OPTIONAL:
+            values = values.fill_null(ABSENT)
+        return np.asarray(values.cast(pa.int64()))
 
     def columns(self) -> tuple[Int64, Int64]:
         starts = starts_of(self.lengths)

@@ -49,7 +49,7 @@ class Vectors:
     """m vectors of one feature set with F features; the identity of one is (instrument, feature set, time).
 
     `time` is the Tick T a vector is of, `partition` and `as_of_offset` the position of that Tick, `ts_available` its
-    receipt, `book_epoch` the count of snapshots the book has had, `values` [m, F] in the order of `feature_set.features`.
+    receipt, `book_epoch` the count of snapshots the book has had, `values` [m, F] in `feature_set.features`' order.
     """
 
     feature_set: FeatureSet
@@ -90,11 +90,9 @@ class Vectors:
         for part in parts:
             index = np.array([keys.setdefault(key, len(keys)) for key in part.keys], np.int32)
             mapped.append(index[part.key] if len(part) else part.key)
-        return Vectors(
-            parts[0].feature_set, list(keys), np.concatenate(mapped),
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in _HEAD), # type: ignore[arg-type]
-            np.concatenate([part.values for part in parts]),
-        )  # fmt: skip
+        head: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _HEAD}
+        values = np.concatenate([part.values for part in parts])
+        return Vectors(parts[0].feature_set, list(keys), np.concatenate(mapped), values=values, **head)
 
     def sorted(self) -> Vectors:
         """By time, then instrument, then position: the order of files and hashes."""
@@ -136,10 +134,9 @@ class Vectors:
         values = np.empty((table.num_rows, len(feature_set.features)))
         for i, name in enumerate(feature_set.features):
             values[:, i] = table[name].to_numpy()
-        return Vectors(
-            feature_set, encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32),
-            *(table[name].to_numpy() for name in _HEAD), values,
-        )  # fmt: skip
+        head: dict[str, Any] = {name: table[name].to_numpy() for name in _HEAD}
+        key = encoded.indices.to_numpy().astype(np.int32)
+        return Vectors(feature_set, encoded.dictionary.to_pylist(), key, values=values, **head)
 
 
 _HEAD = ("time", "partition", "as_of_offset", "ts_available", "book_epoch", "quality")
@@ -189,9 +186,11 @@ class VectorCodec:
         records = [self._wire.decode(value) for value in values]
         keys: dict[str, int] = {}
         key = [keys.setdefault(record["instrument"], len(keys)) for record in records]
-        head = {name: np.array([record[name] for record in records], np.int64) for name in _HEAD}
-        head["partition"] = head["partition"].astype(np.int32)  # type: ignore[assignment]
+        types = {"partition": np.int32}
+        head: dict[str, Any] = {
+            name: np.array([record[name] for record in records], types.get(name, np.int64)) for name in _HEAD
+        }
         matrix = np.array(
             [[record[name] for name in self.feature_set.features] for record in records], np.float64
         ).reshape(len(records), len(self.feature_set.features))
-        return Vectors(self.feature_set, list(keys), np.array(key, np.int32), *head.values(), matrix)  # type: ignore[arg-type]
+        return Vectors(self.feature_set, list(keys), np.array(key, np.int32), values=matrix, **head)
