@@ -1,0 +1,1 @@
+"""HOW the past is run again: archive, driver, parity, leak check, labels, splits, datasets."""

@@ -1,0 +1,260 @@
+"""The archive: every topic as Parquet segments in Hive folders, complete from its first offset to its last.
+
+Input: tape columns, vectors and dead letters with their Kafka offsets, through `ArchiveWriter`.
+State: `archive.json` (format version, tape partitions, feature sets) and the segments of `replay.segments`.
+Output: an archive that `replay.reader.ArchiveReader` reads.
+Units: offsets are Kafka offsets; rows.
+Errors: UsageError (two writers, another partition count, a folder that is no archive), ArchiveHole (a jump forward in
+the offsets), SegmentTorn (what is there is not whole), DependencyDown (the disk refuses).
+
+Two ways to write:
+    with staged(path, partitions=4) as writer: ...      all or nothing, for imports
+    with live(path, partitions=4) as writer: ...        segment by segment, for the archive agent; `flush()` publishes
+Both skip rows that are archived already, so at-least-once delivery and a repeated import do no harm.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from replay import rows as kinds
+from replay import segments as files
+from replay.folder import (
+    HEAD,
+    PENDING,
+    STAGING,
+    Head,
+    checked_head,
+    disk_errors,
+    empty,
+    hidden_segments,
+    locked,
+    other_features,
+    refuse_other_content,
+    sweep,
+    topics,
+)
+from replay.rows import LetterRows, Rows, TapeRows, VectorRows
+from replay.segments import Segment
+from schemas.codec import DeadLetter
+from schemas.columns import Columns, Int64
+from schemas.errors import ArchiveHole, UsageError
+from schemas.feature_sets import FeatureSet
+from schemas.vectors import Vectors
+
+SEGMENT_ROWS = 1_000_000
+
+
+class ArchiveWriter:
+    """Collects rows per topic and partition and publishes them as segments. Made by `staged` and `live`."""
+
+    def __init__(self, root: Path, head: Head, last: dict[tuple[str, int], int], segment_rows: int) -> None:
+        self.published: list[Segment] = []
+        self._root, self._head, self._last, self._segment_rows = root, head, last, segment_rows
+        self._archived = dict(last)
+        self._pending: dict[tuple[str, int], list[Rows]] = {}
+
+    def append_tape(self, columns: Columns) -> int:
+        """Take records of one tape partition; returns how many were new."""
+        if not 0 <= columns.partition < self._head.partitions:
+            raise UsageError(
+                f"partition {columns.partition} is not in this archive",
+                expected=f"a partition below {self._head.partitions}", was=str(columns.partition),
+                action="archive each tape into an archive of its own partition count",
+            )  # fmt: skip
+        return self._append(TapeRows(columns))
+
+    def append_vectors(self, partition: int, offsets: Sequence[int] | Int64, vectors: Vectors) -> int:
+        """Take vectors as read from one partition of their topic; returns how many were new."""
+        self._know(vectors.feature_set)
+        return self._append(VectorRows(partition, np.asarray(offsets, np.int64), vectors))
+
+    def append_dead_letters(self, partition: int, offsets: Sequence[int] | Int64, letters: Sequence[DeadLetter]) -> int:
+        """Take dead letters as read from one partition of their topic; returns how many were new."""
+        return self._append(LetterRows(partition, np.asarray(offsets, np.int64), tuple(letters)))
+
+    def next_offset(self, topic: str, partition: int) -> int | None:
+        """The offset the next row must have, or None while the partition is empty."""
+        last = self._last.get((topic, partition))
+        return None if last is None else last + 1
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows taken and not yet in a segment."""
+        return sum(len(part.offset) for parts in self._pending.values() for part in parts)
+
+    def flush(self) -> list[Segment]:
+        """Publish every pending row; on return they survive a crash. The segments it made."""
+        before = len(self.published)
+        for place in sorted(self._pending):
+            self._publish(place, whole_only=False)
+        return self.published[before:]
+
+    def _append(self, rows: Rows) -> int:
+        place = (rows.topic, rows.partition)
+        offset, last = rows.offset, self._last.get(place)
+        if len(offset) and (np.diff(offset) != 1).any():
+            at = int(np.flatnonzero(np.diff(offset) != 1)[0])
+            raise _jump(rows, int(offset[at]) + 1, int(offset[at + 1]))
+        if last is not None and len(offset):
+            if offset[0] > last + 1:
+                raise _jump(rows, last + 1, int(offset[0]))
+            rows = rows.slice(int(min(max(last + 1 - offset[0], 0), len(offset))), len(offset))
+        if not len(rows.offset):
+            return 0
+        parts = self._pending.setdefault(place, [])
+        parts.append(rows)
+        self._last[place] = int(rows.offset[-1])
+        if sum(len(part.offset) for part in parts) >= self._segment_rows:
+            self._publish(place, whole_only=True)
+        return len(rows.offset)
+
+    def _publish(self, place: tuple[str, int], whole_only: bool) -> None:
+        """Write pending rows of one partition as segments; `whole_only` leaves what does not fill one."""
+        parts = self._pending.get(place)
+        if not parts:
+            return
+        rows = parts[0].join(parts[1:]) if len(parts) > 1 else parts[0]
+        self._pending[place] = [rows]
+        while len(rows.offset) >= (self._segment_rows if whole_only else 1):
+            count = min(len(rows.offset), self._segment_rows)
+            self.published.append(self._write(rows.slice(0, count), self._archived.get(place)))
+            rows = rows.slice(count, len(rows.offset))
+            self._archived[place] = self.published[-1].last_offset
+            self._pending[place] = [rows]
+        if not len(rows.offset):
+            del self._pending[place]
+
+    def _write(self, rows: Rows, previous_offset: int | None) -> Segment:
+        about = rows.summary()
+        segment = Segment(
+            rows.topic, rows.partition, int(rows.offset[0]), int(rows.offset[-1]), previous_offset, len(rows.offset),
+            about.first_ts, about.last_ts, about.last_tick, about.keys, rows.schema_name, 0, "",
+        )  # fmt: skip
+        ends = kinds.group_ends(rows)
+        tables = (rows.slice(first, last).table() for first, last in zip([0, *ends], ends, strict=False))
+        with disk_errors(self._root):
+            return files.publish(self._root, segment, rows.schema, tables)
+
+    def _know(self, feature_set: FeatureSet) -> None:
+        known = self._head.feature_sets.get(feature_set.id)
+        if known == list(feature_set.features):
+            return
+        if known is not None:
+            raise other_features(feature_set, known)
+        self._head.feature_sets[feature_set.id] = list(feature_set.features)
+        with disk_errors(self._root):
+            files.write_json(self._root / HEAD, self._head.json())
+
+
+@contextmanager
+def live(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Iterator[ArchiveWriter]:
+    """A writer whose `flush` publishes; makes the archive where there is none. Leaving flushes unless it failed."""
+    if path.exists() and not (path / HEAD).exists():
+        refuse_other_content(path)
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if not (path / HEAD).exists():
+            with disk_errors(path):
+                files.write_json(path / HEAD, Head(partitions, {}).json())
+        head = checked_head(path, partitions)
+        with disk_errors(path):
+            sweep(path)
+        writer = ArchiveWriter(path, head, _last_offsets(path), segment_rows)
+        yield writer
+        writer.flush()
+
+
+@contextmanager
+def staged(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Iterator[ArchiveWriter]:
+    """A writer whose rows appear all at once when the block ends well, and not at all when it does not.
+
+    A new archive is written into a hidden folder beside `path` and renamed; more rows for an existing archive are
+    written into a hidden folder inside it and moved under the cover of `pending.json`.
+    """
+    if (path / HEAD).exists():
+        with locked(path), _staged_into(path, partitions, segment_rows) as writer:
+            yield writer
+        return
+    if path.exists():
+        refuse_other_content(path)
+    staging = path.parent / f".{path.name}{STAGING}"
+    made = [folder for folder in staging.parents if not folder.exists()]
+    with disk_errors(path):
+        staging.mkdir(parents=True, exist_ok=True)
+    with locked(staging):
+        try:
+            with disk_errors(path):
+                empty(staging)
+                files.write_json(staging / HEAD, Head(partitions, {}).json())
+            writer = ArchiveWriter(staging, Head(partitions, {}), {}, segment_rows)
+            yield writer
+            writer.flush()
+            with disk_errors(path):
+                staging.rename(path)
+                files.sync(path.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+            raise
+
+
+@contextmanager
+def _staged_into(path: Path, partitions: int, segment_rows: int) -> Iterator[ArchiveWriter]:
+    head, staging = checked_head(path, partitions), path / STAGING
+    with disk_errors(path):
+        sweep(path)
+        staging.mkdir()
+    try:
+        writer = ArchiveWriter(staging, head, _last_offsets(path), segment_rows)
+        yield writer
+        writer.flush()
+        with disk_errors(path):
+            _commit(path, staging, writer)
+    except BaseException:
+        sweep(path)
+        raise
+
+
+def _commit(path: Path, staging: Path, writer: ArchiveWriter) -> None:
+    """Move staged segments in. They count from the moment `pending.json` is gone."""
+    if (staging / HEAD).exists():
+        (staging / HEAD).replace(path / HEAD)
+    labels = [segment.label() for segment in writer.published]
+    files.write_json(path / PENDING, {"segments": labels})
+    for segment in writer.published:
+        target = segment.file(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        segment.file(staging).rename(target)
+        segment.file(staging).with_suffix(".json").rename(target.with_suffix(".json"))
+        files.sync(target.parent)
+        files.sync(target.parent.parent)
+    files.sync(path)
+    (path / PENDING).unlink()
+    files.sync(path)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _last_offsets(path: Path) -> dict[tuple[str, int], int]:
+    last: dict[tuple[str, int], int] = {}
+    for topic, partitions in topics(path).items():
+        for partition in partitions:
+            published = files.scan(path, topic, partition, hidden_segments(path))
+            if published:
+                last[topic, partition] = published[-1].last_offset
+    return last
+
+
+def _jump(rows: Rows, expected: int, was: int) -> ArchiveHole:
+    return ArchiveHole(
+        f"offsets of {rows.topic} partition {rows.partition} jump", expected=f"offset {expected}", was=f"offset {was}",
+        action="let the archive agent read on from the expected offset, or begin a new archive if the topic lost it",
+    )  # fmt: skip

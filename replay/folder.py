@@ -1,0 +1,173 @@
+"""The folder of an archive: what it says about itself, who may write to it, and how it is tidied after a kill.
+
+State: `archive.json` with the format version, the tape's partition count and each feature set's column names;
+`pending.json` while a commit moves segments in; a lock on the folder that goes with the process.
+Errors: ArchiveMissing, UsageError (no archive of this version, two writers, another partition count), DependencyDown.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from replay import segments as files
+from schemas.errors import ArchiveMissing, DependencyDown, UsageError
+from schemas.feature_sets import FeatureSet
+
+FORMAT = "onetape-archive"
+VERSION = 1
+HEAD = "archive.json"
+PENDING = "pending.json"
+"""Names of segments that are being moved in; while it stands, readers and the next writer treat them as not there."""
+STAGING = ".staging"
+_PLACE = re.compile(r"topic=([A-Za-z0-9._-]+)/partition=(\d{1,9})(/\d{19}-\d{19}\.parquet)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Content of archive.json: tape partitions, and the column names of each feature set by id."""
+
+    partitions: int
+    feature_sets: dict[str, list[str]]
+
+    def json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+def read_head(path: Path) -> Head:
+    """archive.json of an archive. Errors: ArchiveMissing, UsageError for another format."""
+    try:
+        content = json.loads((path / HEAD).read_bytes())
+        known = content["format"] == FORMAT and content["version"] == VERSION
+        head = Head(int(content["partitions"]), dict(content["feature_sets"]))
+    except OSError:
+        raise ArchiveMissing(
+            f"there is no archive at {path}", expected=f"a folder with {HEAD}",
+            was="a folder without it" if path.is_dir() else "no such folder",
+            action="name an archive with --archive, or make one with `onetape import`",
+        ) from None  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UsageError(
+            f"{path / HEAD} is not of an archive this version reads", expected=f"{FORMAT} version {VERSION}",
+            was="another content", action="restore archive.json, or use the version that wrote it",
+        )  # fmt: skip
+    return head
+
+
+def hidden_segments(path: Path) -> frozenset[str]:
+    """Labels of segments an unfinished commit has moved in: they do not count."""
+    try:
+        labels = json.loads((path / PENDING).read_bytes())["segments"]
+        return frozenset(label for label in labels if _PLACE.fullmatch(label))
+    except FileNotFoundError:
+        return frozenset()
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{path / PENDING} is torn", expected="a list of segments", was="another content",
+            action="restore the archive from a copy",
+        ) from None  # fmt: skip
+
+
+def topics(path: Path) -> dict[str, list[int]]:
+    """Topics of an archive and their partitions, ascending."""
+    found: dict[str, list[int]] = {}
+    for folder in sorted(path.glob("topic=*/partition=*")):
+        place = _PLACE.fullmatch(f"{folder.parent.name}/{folder.name}")
+        if place:
+            found.setdefault(place[1], []).append(int(place[2]))
+    return {topic: sorted(partitions) for topic, partitions in found.items()}
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed writer left: staging, half-moved and half-written segments. Needs the lock."""
+    for label in sorted(hidden_segments(path)):
+        (path / label).with_suffix(".json").unlink(missing_ok=True)
+        (path / label).unlink(missing_ok=True)
+    (path / PENDING).unlink(missing_ok=True)
+    shutil.rmtree(path / STAGING, ignore_errors=True)
+    for left in [*path.glob(f"*{files.TEMPORARY}"), *path.glob(f"topic=*/partition=*/*{files.TEMPORARY}")]:
+        left.unlink()
+    for parquet in path.glob("topic=*/partition=*/*.parquet"):
+        if not parquet.with_suffix(".json").exists():
+            parquet.unlink()
+
+
+def checked_head(path: Path, partitions: int) -> Head:
+    """archive.json, which must be of that many partitions."""
+    head = read_head(path)
+    if head.partitions != partitions:
+        raise UsageError(
+            f"{path} has another partition count", expected=f"{partitions} tape partitions",
+            was=str(head.partitions), action="use the archive's count, or write another archive",
+        )  # fmt: skip
+    return head
+
+
+def refuse_other_content(path: Path) -> None:
+    """Refuse a path where something else lives."""
+    leftovers = {STAGING, HEAD + files.TEMPORARY}
+    if not path.is_dir() or any(entry.name not in leftovers for entry in path.iterdir()):
+        raise UsageError(
+            f"{path} is not an archive", expected="an archive, an empty folder or a new name",
+            was="a folder with other content" if path.is_dir() else "a file", action="name another folder",
+        )  # fmt: skip
+
+
+def empty(folder: Path) -> None:
+    """Remove everything in a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock (it goes with the process): one writer at a time."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is writing to {folder}", expected="one writer", was="two",
+                action="stop the other worker or import, or wait until it ends",
+            ) from None  # fmt: skip
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a refusal of the disk into an error with an Action."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DependencyDown(
+            f"cannot write to {path}", expected="a writable folder with free space", was=str(error),
+            action="free space on the disk and start again" if full else "check the folder and its permissions",
+        ) from error  # fmt: skip
+
+
+def other_features(feature_set: FeatureSet, known: list[str]) -> UsageError:
+    """The error for a feature set whose columns are not those of the archive."""
+    differ = sorted(set(known) ^ set(feature_set.features)) or ["their order"]
+    return UsageError(
+        f"{feature_set.id} in the archive has other features", expected="a published version never changes",
+        was=f"different: {', '.join(differ[:5])}", action="give the changed feature set a new version",
+    )  # fmt: skip

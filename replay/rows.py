@@ -1,0 +1,205 @@
+"""Rows: what one archived topic holds, in the three kinds there are: tape, feature vectors, dead letters.
+
+Input: columns, vectors or dead letters of one partition, each row with its Kafka offset.
+Output: Arrow tables of one schema per kind, and what a sidecar says about them.
+Units: offsets are Kafka offsets; ts are ns UTC: receipt for the tape, the Tick for vectors, 0 for dead letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.arrow import TAPE_SCHEMA, to_table
+from schemas.codec import DeadLetter
+from schemas.columns import Columns, Int64, starts_of
+from schemas.events import Kind
+from schemas.feature_sets import FeatureSet
+from schemas.topics import DEAD_LETTERS, TAPE
+from schemas.vectors import Vectors, table_schema
+
+GROUP_ROWS_MAX = 65_536
+GROUP_NUMBERS_MAX = 4_194_304
+"""Bounds of one Parquet row group: rows, and int64 numbers in their bodies (32 MiB)."""
+
+LETTER_SCHEMA = pa.schema(
+    [
+        pa.field("offset", pa.int64(), False),
+        pa.field("source", pa.string(), False),
+        pa.field("source_partition", pa.int64(), False),
+        pa.field("source_offset", pa.int64(), False),
+        pa.field("key", pa.binary(), False),
+        pa.field("reason", pa.string(), False),
+        pa.field("original", pa.binary(), False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a sidecar tells without opening the file; `last_tick` is the last Tick's time, None without one."""
+
+    first_ts: int
+    last_ts: int
+    last_tick: int | None
+    keys: tuple[str, ...]
+
+
+class Rows(Protocol):
+    """n rows of one topic and partition, offsets ascending."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def schema_name(self) -> str: ...
+    @property
+    def offset(self) -> Int64: ...
+    def slice(self, first: int, last: int) -> Self: ...
+    def join(self, others: Sequence[Self]) -> Self:
+        """This and the others, one after another."""
+
+    def weights(self) -> Int64:
+        """[n + 1] cumulated count of numbers the rows hold."""
+
+    def table(self) -> pa.Table: ...
+    def summary(self) -> Summary: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TapeRows:
+    """Records of the tape."""
+
+    columns: Columns
+    topic = TAPE
+    schema = TAPE_SCHEMA
+    schema_name = "tape.v1"
+
+    @property
+    def partition(self) -> int:
+        return self.columns.partition
+
+    @property
+    def offset(self) -> Int64:
+        return self.columns.offset
+
+    def slice(self, first: int, last: int) -> TapeRows:
+        return TapeRows(self.columns.slice(first, last))
+
+    def join(self, others: Sequence[TapeRows]) -> TapeRows:
+        return TapeRows(Columns.concat([self.columns, *(other.columns for other in others)]))
+
+    def weights(self) -> Int64:
+        start: Int64 = self.columns.start
+        return start - int(start[0])
+
+    def table(self) -> pa.Table:
+        return to_table(self.columns)
+
+    def summary(self) -> Summary:
+        columns = self.columns
+        known = columns.ts_recv[columns.kind != Kind.REFUSED]
+        ticks = np.flatnonzero(columns.kind == Kind.TICK)
+        last_tick = int(columns.body[columns.start[ticks[-1]]]) if len(ticks) else None
+        first_ts, last_ts = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        keys = sorted(columns.keys[i] for i in np.unique(columns.key).tolist())
+        return Summary(first_ts, last_ts, last_tick, tuple(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRows:
+    """Vectors as they stand on their topic; `partition` and `offset` are of that topic, not of the tape."""
+
+    partition: int
+    offset: Int64
+    vectors: Vectors
+
+    @property
+    def topic(self) -> str:
+        return self.vectors.feature_set.topic
+
+    @property
+    def schema(self) -> pa.Schema:
+        return vector_schema(self.vectors.feature_set)
+
+    @property
+    def schema_name(self) -> str:
+        return self.vectors.feature_set.id
+
+    def slice(self, first: int, last: int) -> VectorRows:
+        rows = np.arange(first, min(last, len(self.offset)))
+        return VectorRows(self.partition, self.offset[rows], self.vectors.select(rows))
+
+    def join(self, others: Sequence[VectorRows]) -> VectorRows:
+        parts = [self, *others]
+        vectors = Vectors.concat([part.vectors for part in parts])
+        return VectorRows(self.partition, np.concatenate([part.offset for part in parts]), vectors)
+
+    def weights(self) -> Int64:
+        width = self.vectors.values.shape[1] + 8
+        return np.arange(0, (len(self.offset) + 1) * width, width, dtype=np.int64)
+
+    def table(self) -> pa.Table:
+        return self.vectors.to_table().add_column(0, self.schema.field("offset"), pa.array(self.offset))
+
+    def summary(self) -> Summary:
+        time, names = self.vectors.time, self.vectors.keys
+        keys = sorted(names[i] for i in np.unique(self.vectors.key).tolist())
+        return Summary(int(time.min()), int(time.max()), None, tuple(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class LetterRows:
+    """Dead letters as they stand on their topic."""
+
+    partition: int
+    offset: Int64
+    letters: tuple[DeadLetter, ...]
+    topic = DEAD_LETTERS
+    schema = LETTER_SCHEMA
+    schema_name = "dead-letters.v1"
+
+    def slice(self, first: int, last: int) -> LetterRows:
+        return LetterRows(self.partition, self.offset[first:last], self.letters[first:last])
+
+    def join(self, others: Sequence[LetterRows]) -> LetterRows:
+        parts = [self, *others]
+        letters = tuple(letter for part in parts for letter in part.letters)
+        return LetterRows(self.partition, np.concatenate([part.offset for part in parts]), letters)
+
+    def weights(self) -> Int64:
+        sizes = [16 + len(letter.original) // 8 for letter in self.letters]
+        return starts_of(np.array(sizes, np.int64))
+
+    def table(self) -> pa.Table:
+        columns = list(zip(*self.letters, strict=True)) if self.letters else [()] * len(DeadLetter._fields)
+        arrays = [pa.array(self.offset)]
+        arrays += [pa.array(list(c), f.type) for c, f in zip(columns, list(LETTER_SCHEMA)[1:], strict=True)]
+        return pa.Table.from_arrays(arrays, schema=LETTER_SCHEMA)
+
+    def summary(self) -> Summary:
+        return Summary(0, 0, None, ())
+
+
+def vector_schema(feature_set: FeatureSet) -> pa.Schema:
+    """Arrow schema of archived vectors: their topic offset, then the vector."""
+    return table_schema(feature_set).insert(0, pa.field("offset", pa.int64(), False))
+
+
+def group_ends(rows: Rows) -> list[int]:
+    """Row positions at which row groups end, so that none is larger than the bounds (one row is always taken)."""
+    weights, total = rows.weights(), len(rows.offset)
+    ends: list[int] = []
+    at = 0
+    while at < total:
+        fits = int(np.searchsorted(weights, weights[at] + GROUP_NUMBERS_MAX, side="right")) - 1
+        at = min(total, at + GROUP_ROWS_MAX, max(fits, at + 1))
+        ends.append(at)
+    return ends

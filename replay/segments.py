@@ -1,0 +1,246 @@
+"""Segments: the files an archive is made of, each one Parquet file and the sidecar that vouches for it.
+
+Output: `Segment` (one published file), `publish` (write one), `scan` (the published ones of a partition, checked).
+State: `topic=<topic>/partition=<p>/{first_offset:019d}-{last_offset:019d}.parquet` and `.json` beside it.
+Units: offsets are Kafka offsets; ts are ns UTC.
+Errors: SegmentTorn (a file is not what its sidecar says), ArchiveHole (offsets missing or doubled between files).
+
+A segment exists once its sidecar does: the Parquet file is complete, synced and named before the sidecar appears, so a
+writer killed at any moment leaves whole segments and at most a nameless or unvouched file that the next writer removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import ArchiveHole, SegmentTorn
+
+SIDECAR_VERSION = 1
+TEMPORARY = ".tmp"
+_NAME = re.compile(r"(\d{19})-(\d{19})\Z")
+_RESTORE = "restore the file from a copy, or delete the partition folder from this segment on and import again"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a sidecar says about its Parquet file. `previous_offset` is the last offset archived before it, or None."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
+    previous_offset: int | None
+    rows: int
+    first_ts: int
+    last_ts: int
+    last_tick: int | None
+    keys: tuple[str, ...]
+    schema: str
+    size_bytes: int
+    sha256: str
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        return f"{self.first_offset:019d}-{self.last_offset:019d}"
+
+    def file(self, root: Path) -> Path:
+        """The Parquet file under an archive's root."""
+        return partition_folder(root, self.topic, self.partition) / f"{self.stem}.parquet"
+
+    def label(self) -> str:
+        """How people are told which segment it is."""
+        return f"topic={self.topic}/partition={self.partition}/{self.stem}.parquet"
+
+
+def partition_folder(root: Path, topic: str, partition: int) -> Path:
+    """The Hive folder of one partition."""
+    return root / f"topic={topic}" / f"partition={partition}"
+
+
+def publish(root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterable[pa.Table]) -> Segment:
+    """Write the Parquet file, then its sidecar; return the segment with size and hash. OSError leaves no segment."""
+    folder = partition_folder(root, segment.topic, segment.partition)
+    _make_folder(folder)
+    parquet, temporary = segment.file(root), folder / f"{segment.stem}.parquet{TEMPORARY}"
+    try:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+            for table in row_groups:
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+        sync(temporary)
+        size_bytes, sha256 = temporary.stat().st_size, sha256_of(temporary)
+        temporary.replace(parquet)
+        sync(folder)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    whole = Segment(**{**_fields(segment), "size_bytes": size_bytes, "sha256": sha256})
+    write_json(parquet.with_suffix(".json"), _sealed(whole))
+    return whole
+
+
+def scan(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> list[Segment]:
+    """The published segments of a partition in offset order, without a hole; `hidden` labels are left out.
+
+    Checks sidecars, names, file sizes and the chain of offsets; the files' bytes are checked when they are read.
+    """
+    segments = list(sidecars(root, topic, partition, hidden))
+    for segment in segments:
+        _check_file(root, segment)
+    for problem in chain_problems(segments):
+        raise problem
+    return segments
+
+
+def sidecars(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> Iterator[Segment]:
+    """Every sidecar of a partition by first offset, each checked against its own seal and name."""
+    folder = partition_folder(root, topic, partition)
+    for path in sorted(folder.glob("*.json")):
+        if f"{folder.parent.name}/{folder.name}/{path.stem}.parquet" not in hidden:
+            yield read_sidecar(path, topic, partition)
+
+
+def chain_problems(segments: list[Segment]) -> Iterator[ArchiveHole]:
+    """Every place where one segment does not continue the one before it."""
+    for i, segment in enumerate(segments):
+        before = segments[i - 1].last_offset if i else segment.previous_offset
+        if before is None or (segment.first_offset == before + 1 and i):
+            continue
+        if i == 0 or segment.first_offset > before + 1:
+            yield hole(segment, before + 1, segment.first_offset - 1)
+        else:
+            yield ArchiveHole(
+                f"offsets {segment.first_offset}..{min(before, segment.last_offset)} of {segment.topic} partition "
+                f"{segment.partition} are archived twice",
+                expected=f"a segment that starts at {before + 1}",
+                was=f"{segment.label()} beside {segments[i - 1].label()}",
+                action="move the segment that does not belong here out of the archive, with its .json file",
+            )
+
+
+def hole(segment: Segment, first: int, last: int) -> ArchiveHole:
+    """The error that names missing offsets in front of a segment."""
+    return ArchiveHole(
+        f"offsets {first}..{last} of {segment.topic} partition {segment.partition} are not in the archive",
+        expected=f"a segment that ends at {segment.first_offset - 1}",
+        was=f"nothing before {segment.label()}",
+        action=_RESTORE,
+    )
+
+
+def torn(segment: Segment, expected: str, was: str) -> SegmentTorn:
+    """The error that names a segment that is not what was written."""
+    return SegmentTorn(
+        f"segment {segment.label()} (offsets {segment.first_offset}..{segment.last_offset}) is torn",
+        expected=expected, was=was, action=_RESTORE,
+    )  # fmt: skip
+
+
+def check_hash(root: Path, segment: Segment) -> None:
+    """The whole file against its sidecar: any changed bit is SegmentTorn."""
+    _check_file(root, segment)
+    found = sha256_of(segment.file(root))
+    if found != segment.sha256:
+        raise torn(segment, f"sha256 {segment.sha256[:16]}...", f"{found[:16]}...")
+
+
+def _check_file(root: Path, segment: Segment) -> None:
+    try:
+        size_bytes = segment.file(root).stat().st_size
+    except FileNotFoundError:
+        raise ArchiveHole(
+            f"offsets {segment.first_offset}..{segment.last_offset} of {segment.topic} partition "
+            f"{segment.partition} are not in the archive",
+            expected=f"the file {segment.label()}", was="only its .json sidecar", action=_RESTORE,
+        ) from None  # fmt: skip
+    if size_bytes != segment.size_bytes:
+        raise torn(segment, f"{segment.size_bytes} bytes", f"{size_bytes} bytes")
+
+
+def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
+    """One sidecar, checked. Errors: SegmentTorn."""
+    label = f"topic={topic}/partition={partition}/{path.name}"
+    name = _NAME.match(path.stem)
+    try:
+        sealed: dict[str, Any] = json.loads(path.read_bytes())
+        values = dict(sealed["segment"])
+        version, seal = sealed["version"], sealed["seal"]
+        segment = Segment(**{**values, "keys": tuple(values["keys"])})
+        intact = seal == _seal(segment) and version == SIDECAR_VERSION
+    except (ValueError, KeyError, TypeError, AttributeError):
+        name, intact = None, False
+    if name is None or not intact:
+        raise SegmentTorn(
+            f"sidecar {label} is torn", expected=f"a sealed sidecar of version {SIDECAR_VERSION}",
+            was="another content", action=_RESTORE,
+        )  # fmt: skip
+    place = (topic, partition, int(name[1]), int(name[2]))
+    if place != (segment.topic, segment.partition, segment.first_offset, segment.last_offset):
+        raise SegmentTorn(
+            f"sidecar {label} is in the wrong place", expected=f"the sidecar of {label}", was=segment.label(),
+            action="move the segment back to where its sidecar says, or restore it from a copy",
+        )  # fmt: skip
+    if segment.rows != segment.last_offset - segment.first_offset + 1:
+        raise torn(segment, "one row per offset", f"{segment.rows} rows")
+    return segment
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        sync(folder.parent)
+        sync(folder.parent.parent)
+
+
+def _fields(segment: Segment) -> dict[str, Any]:
+    return {field.name: getattr(segment, field.name) for field in fields(segment)}
+
+
+def _seal(segment: Segment) -> str:
+    text = json.dumps(asdict(segment), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sealed(segment: Segment) -> dict[str, Any]:
+    return {"version": SIDECAR_VERSION, "segment": asdict(segment), "seal": _seal(segment)}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that it is either the old one or the whole new one, and on disk."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or a folder's names, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
