@@ -1,0 +1,1 @@
+"""The composition roots: worker, recorder, venues, CLI, configuration and the embedded services."""
