@@ -1,0 +1,94 @@
+"""Audit: is every offset of every partition in the archive exactly once, and is every file what was written.
+
+Input: an archive.
+Output: `Audit`, which names holes, doubles, torn files and files no sidecar vouches for.
+Errors: ArchiveMissing, UsageError; what is wrong inside the archive is reported, not raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from replay import segments as files
+from replay.folder import PENDING, hidden_segments, read_head, topics
+from replay.reader import row_groups
+from replay.segments import Segment
+from schemas.errors import OnetapeError, SegmentTorn
+
+
+@dataclass(slots=True)
+class Audit:
+    """Counts and findings; `holes` and `doubles` are {topic, partition, first, last} with offsets inclusive."""
+
+    partitions: int = 0
+    segments: int = 0
+    offsets: int = 0
+    holes: list[dict[str, Any]] = field(default_factory=list)
+    doubles: list[dict[str, Any]] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+    unpublished: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing missing, doubled or torn. Unpublished files are a killed writer's and harmless."""
+        return not (self.holes or self.doubles or self.torn)
+
+    def json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def audit(path: Path) -> Audit:
+    """Read every byte of every segment of an archive."""
+    read_head(path)
+    report = Audit()
+    hidden = hidden_segments(path)
+    report.unpublished.extend(sorted(hidden))
+    if (path / PENDING).exists():
+        report.unpublished.append(PENDING)
+    for topic, partitions in topics(path).items():
+        for partition in partitions:
+            report.partitions += 1
+            _audit_partition(path, topic, partition, hidden, report)
+    return report
+
+
+def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[str], report: Audit) -> None:
+    folder = files.partition_folder(path, topic, partition)
+    published: list[Segment] = []
+    for sidecar in sorted(folder.glob("*.json")):
+        if f"{folder.parent.name}/{folder.name}/{sidecar.stem}.parquet" in hidden:
+            continue
+        try:
+            segment = files.read_sidecar(sidecar, topic, partition)
+        except SegmentTorn as error:
+            report.torn.append(str(error))
+            continue
+        if segment.file(path).exists():
+            published.append(segment)
+    for parquet in sorted(folder.glob("*.parquet")):
+        label = f"{folder.parent.name}/{folder.name}/{parquet.name}"
+        if not parquet.with_suffix(".json").exists() and label not in hidden:
+            report.unpublished.append(label)
+    report.segments += len(published)
+    _audit_chain(published, report)
+    for segment in published:
+        try:
+            report.offsets += sum(table.num_rows for table in row_groups(path, segment))
+        except OnetapeError as error:
+            report.torn.append(str(error))
+
+
+def _audit_chain(published: list[Segment], report: Audit) -> None:
+    """Offsets between segments; a missing or torn segment shows as the hole it leaves."""
+    end: int | None = None
+    for segment in published:
+        place = {"topic": segment.topic, "partition": segment.partition}
+        before = segment.previous_offset if end is None else end
+        if before is not None and segment.first_offset > before + 1:
+            report.holes.append({**place, "first": before + 1, "last": segment.first_offset - 1})
+        elif before is not None and segment.first_offset <= before:
+            report.doubles.append({**place, "first": segment.first_offset, "last": min(before, segment.last_offset)})
+        end = segment.last_offset if end is None else max(end, segment.last_offset)

@@ -1,0 +1,233 @@
+"""Reading an archive: tape batches of an exact size, vectors shown once, dead letters.
+
+Input: an archive as `replay.archive` writes it.
+Output: `Columns`, `Vectors`, dead letters, in offset order per partition.
+State: none; memory is one row group (at most 65,536 records) plus one batch.
+Units: ts are ns UTC; offsets are Kafka offsets.
+Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: every
+file is hashed and its pages' checksums are verified before its rows are given out); UsageError (an unknown symbol or
+feature set).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replay import segments as files
+from replay.folder import hidden_segments, other_features, read_head, topics
+from replay.segments import Segment, torn
+from schemas.arrow import from_table
+from schemas.codec import REFUSED_KEY, DeadLetter
+from schemas.columns import Columns
+from schemas.errors import UsageError
+from schemas.feature_sets import FeatureSet
+from schemas.topics import CLOCK_KEY, DEAD_LETTERS, TAPE
+from schemas.vectors import Vectors
+
+GROUP_BYTES_MAX = 1 << 29
+"""Refuse a row group that would expand beyond this: no archive of ours has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Where a tape partition ends: the next offset, the last Tick's time and the last receipt (ns; None if unknown)."""
+
+    next_offset: int
+    last_tick: int | None
+    last_ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsRead:
+    """Archived vectors, one per identity, sorted. `repeats` were byte-identical; `conflicts` name (instrument, T)."""
+
+    vectors: Vectors
+    repeats: int
+    conflicts: list[tuple[str, int]]
+
+
+class ArchiveReader:
+    """An archive opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the archive at `path`. Errors: ArchiveMissing, UsageError."""
+        self.path = path
+        self.head = read_head(path)
+
+    def partitions(self, topic: str = TAPE) -> list[int]:
+        """Partitions of a topic that hold segments."""
+        return [p for p in topics(self.path).get(topic, []) if self.segments(p, topic)]
+
+    def segments(self, partition: int, topic: str = TAPE) -> list[Segment]:
+        """Published segments of a partition, without hole. Errors: ArchiveHole, SegmentTorn."""
+        return files.scan(self.path, topic, partition, hidden_segments(self.path))
+
+    def symbols(self) -> list[str]:
+        """Instruments on the tape, sorted."""
+        found = {key for p in self.partitions() for segment in self.segments(p) for key in segment.keys}
+        return sorted(found - {CLOCK_KEY, REFUSED_KEY})
+
+    def check_symbols(self, symbols: Iterable[str]) -> None:
+        """Refuse instruments the tape does not have, with near matches. Errors: UsageError."""
+        known = self.symbols()
+        for symbol in symbols:
+            if symbol not in known:
+                near = difflib.get_close_matches(symbol, known, 3, 0.4) or known[:3]
+                raise UsageError(
+                    f"{symbol} is not in {self.path}", expected="an instrument of the tape", was=symbol,
+                    action=f"choose among {', '.join(near) or 'none: the tape is empty'}",
+                )  # fmt: skip
+
+    def tail(self, partition: int) -> Tail | None:
+        """End of a tape partition, None while it is empty."""
+        published = self.segments(partition)
+        if not published:
+            return None
+        ticks = [segment.last_tick for segment in published if segment.last_tick is not None]
+        last_ts = max(segment.last_ts for segment in published)
+        return Tail(published[-1].last_offset + 1, ticks[-1] if ticks else None, last_ts)
+
+    def batches(
+        self,
+        partition: int,
+        batch_size: int = 10_000,
+        *,
+        symbols: Sequence[str] | None = None,
+        from_ns: int | None = None,
+        to_ns: int | None = None,
+        first_offset: int | None = None,
+        last_offset: int | None = None,
+    ) -> Iterator[Columns]:
+        """Tape records of a partition, `batch_size` rows each and the rest last.
+
+        `symbols` keeps those instruments and every Tick and Activate; `from_ns <= ts_recv < to_ns` and
+        `first_offset <= offset <= last_offset` bound the rows. The rows kept keep their offsets.
+        """
+        wanted = None if symbols is None else pa.array(sorted({*symbols, CLOCK_KEY}), pa.string())
+        low = -1 if first_offset is None else first_offset
+        high = np.iinfo(np.int64).max if last_offset is None else last_offset
+        parts = (
+            _bounded(columns, from_ns=from_ns, to_ns=to_ns, low=low, high=high)
+            for segment in self.segments(partition)
+            if segment.last_offset >= low and segment.first_offset <= high
+            if to_ns is None or segment.first_ts < to_ns
+            if from_ns is None or segment.last_ts >= from_ns
+            for table in row_groups(self.path, segment, low, high)
+            for columns in [from_table(_of_symbols(table, wanted), partition)]
+        )
+        yield from recut(parts, batch_size)
+
+    def vectors(self, feature_set: FeatureSet) -> VectorsRead:
+        """Archived vectors of a feature set. Errors: UsageError where the archive has none or other features."""
+        known = self.head.feature_sets.get(feature_set.id)
+        if known is None:
+            have = ", ".join(sorted(self.head.feature_sets)) or "none"
+            raise UsageError(
+                f"{self.path} holds no live vectors of {feature_set.id}", expected=feature_set.id, was=have,
+                action="archive the features topic with a worker (`onetape demo --from`), or name another set",
+            )  # fmt: skip
+        if known != list(feature_set.features):
+            raise other_features(feature_set, known)
+        tables = self._tables(feature_set.topic)
+        parts = [Vectors.from_table(table.drop_columns("offset"), feature_set) for _, table in tables]
+        return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
+
+    def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
+        """(partition, offset, letter) of every archived dead letter."""
+        for partition, table in self._tables(DEAD_LETTERS):
+            for offset, *fields in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                yield partition, offset, DeadLetter(*fields)
+
+    def _tables(self, topic: str) -> Iterator[tuple[int, pa.Table]]:
+        for partition in topics(self.path).get(topic, []):
+            for segment in self.segments(partition, topic):
+                for table in row_groups(self.path, segment):
+                    yield partition, table
+
+
+def row_groups(root: Path, segment: Segment, low: int = -1, high: int | None = None) -> Iterator[pa.Table]:
+    """The row groups of a segment that hold offsets low..high, each verified. Errors: SegmentTorn."""
+    files.check_hash(root, segment)
+    try:
+        parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise torn(segment, "a Parquet file", str(error)) from None
+    with parquet:
+        if parquet.metadata.num_rows != segment.rows:
+            raise torn(segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
+        offset = segment.first_offset
+        for i in range(parquet.num_row_groups):
+            about = parquet.metadata.row_group(i)
+            first, offset = offset, offset + about.num_rows
+            if offset > low and (high is None or first <= high):
+                if about.total_byte_size > GROUP_BYTES_MAX:
+                    raise torn(segment, f"row groups under {GROUP_BYTES_MAX} bytes", f"{about.total_byte_size} bytes")
+                yield _row_group(parquet, segment, i, first)
+
+
+def _row_group(parquet: pq.ParquetFile, segment: Segment, i: int, first: int) -> pa.Table:
+    try:
+        table = parquet.read_row_group(i)
+        offsets = table["offset"].to_numpy()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise torn(segment, f"a readable row group {i}", str(error)) from None
+    if not np.array_equal(offsets, np.arange(first, first + table.num_rows)):
+        raise torn(segment, f"offsets {first}..{first + table.num_rows - 1} in row group {i}", "others")
+    return table
+
+
+def _of_symbols(table: pa.Table, wanted: pa.Array | None) -> pa.Table:
+    if wanted is None:
+        return table
+    keys = table["key"].combine_chunks()
+    encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
+    keep = np.isin(encoded.dictionary.to_numpy(zero_copy_only=False), wanted.to_numpy(zero_copy_only=False))
+    return table.filter(pa.array(keep[encoded.indices.to_numpy()]))
+
+
+def _bounded(columns: Columns, *, from_ns: int | None, to_ns: int | None, low: int, high: int) -> Columns:
+    keep = (columns.offset >= low) & (columns.offset <= high)
+    if from_ns is not None:
+        keep &= columns.ts_recv >= from_ns
+    if to_ns is not None:
+        keep &= columns.ts_recv < to_ns
+    return columns if keep.all() else columns.take(keep)
+
+
+def recut(parts: Iterable[Columns], batch_size: int) -> Iterator[Columns]:
+    """The same rows in batches of exactly `batch_size`, the rest last."""
+    waiting: list[Columns] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= batch_size:
+            rows = Columns.concat(waiting)
+            whole = len(rows) - len(rows) % batch_size
+            for at in range(0, whole, batch_size):
+                yield rows.slice(at, at + batch_size)
+            waiting = [rows.slice(whole, len(rows))]
+    if sum(map(len, waiting)):
+        yield Columns.concat(waiting)
+
+
+def once(vectors: Vectors) -> VectorsRead:
+    """Each identity once (the first by position), sorted; what repeats it is counted, what contradicts it is named."""
+    if not len(vectors):
+        return VectorsRead(vectors, 0, [])
+    ordered = vectors.sorted()
+    same = np.zeros(len(ordered), np.bool_)
+    same[1:] = (np.diff(ordered.time) == 0) & (np.diff(ordered.key) == 0)
+    if not same.any():
+        return VectorsRead(ordered, 0, [])
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(ordered))))
+    again = np.flatnonzero(same)
+    equal = ordered.select(again).same_bits(ordered.select(first[again]))
+    keys, times = ordered.key[again[~equal]].tolist(), ordered.time[again[~equal]].tolist()
+    conflicts = sorted({(ordered.keys[key], time) for key, time in zip(keys, times, strict=True)})
+    return VectorsRead(ordered.select(~same), int(equal.sum()), conflicts)
