@@ -1,0 +1,183 @@
+"""Writes events to the tape topic of a broker, in order and acknowledged, at most as far ahead of its readers as told.
+
+Input: events or archived columns, partition by partition.
+State: what was produced and what the reading groups have committed.
+Units: bytes, offsets, seconds.
+Errors: DependencyDown when the broker does not answer or does not acknowledge.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from replay.reader import ArchiveReader
+from schemas.codec import TapeCodec
+from schemas.columns import Columns, to_events
+from schemas.errors import DependencyDown
+
+CHUNK_ROWS = 1_000
+AHEAD_BYTES_MAX = 2_500_000
+"""Half of what the embedded broker keeps per partition."""
+MESSAGE_OVERHEAD_BYTES = 80
+STALLED_AFTER_S = 90.0
+
+
+def broker_down(brokers: str, why: str) -> DependencyDown:
+    """The error of a broker that does not answer."""
+    return DependencyDown(
+        "the Kafka broker does not answer", expected=f"a broker at {brokers}", was=why,
+        action="start it, or set ONETAPE_BROKERS (without it, onetape demo starts an embedded one)",
+    )  # fmt: skip
+
+
+class Publisher:
+    """Produces to explicit partitions of one topic; `flush` returns when everything is acknowledged."""
+
+    def __init__(self, brokers: str, topic: str) -> None:
+        self.topic = topic
+        self._brokers = brokers
+        self._failed: KafkaError | None = None
+        self._producer = Producer(
+            {"bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 20, "compression.type": "none",
+             "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
+             "log_level": 0}
+        )  # fmt: skip
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failed = error
+
+    def produce(self, partition: int, key: bytes, value: bytes) -> None:
+        """Hand over one record; waits while the buffer is full."""
+        while True:
+            try:
+                self._producer.produce(
+                    self.topic, partition=partition, key=key, value=value, on_delivery=self._delivered
+                )
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def flush(self) -> None:
+        """Wait for every acknowledgement."""
+        left = self._producer.flush(60)
+        if self._failed is not None or left:
+            raise broker_down(self._brokers, str(self._failed or f"{left} records unacknowledged after 60 s"))
+
+
+class Progress:
+    """How far consumer groups have come: the smallest committed offset of each partition."""
+
+    def __init__(self, brokers: str, topic: str, groups: Sequence[str], partitions: int) -> None:
+        self._brokers = brokers
+        self._places = [(topic, partition) for partition in range(partitions)]
+        self._consumers = [
+            Consumer({"bootstrap.servers": brokers, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+            for group in groups
+        ]
+
+    def committed(self) -> list[int]:
+        """[partitions] offset below which every group is done."""
+        lowest = [1 << 62] * len(self._places)
+        for consumer in self._consumers:
+            try:
+                answer = consumer.committed([TopicPartition(*place) for place in self._places], timeout=10)
+            except KafkaException as error:
+                raise broker_down(self._brokers, str(error)) from error
+            for place in answer:
+                lowest[place.partition] = min(lowest[place.partition], max(place.offset, 0))
+        return lowest
+
+    def ends(self) -> list[int]:
+        """[partitions] offset behind the last record."""
+        try:
+            return [
+                self._consumers[0].get_watermark_offsets(TopicPartition(*place), timeout=10, cached=False)[1]
+                for place in self._places
+            ]
+        except KafkaException as error:
+            raise broker_down(self._brokers, str(error)) from error
+
+    def close(self) -> None:
+        """Close the consumers."""
+        for consumer in self._consumers:
+            consumer.close()
+
+    def wait(self, until: Callable[[list[int]], bool], alive: Callable[[], None]) -> None:
+        """Until the committed offsets satisfy; `alive` raises when nobody is reading any more."""
+        seen: list[int] = []
+        since = time.monotonic()
+        while not until(now := self.committed()):
+            alive()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > STALLED_AFTER_S:
+                raise DependencyDown(
+                    "the worker stands still", expected="committed offsets that move",
+                    was=f"{seen} for {STALLED_AFTER_S:.0f} s", action="read the worker's log",
+                )  # fmt: skip
+            time.sleep(0.05)
+
+
+def _in_time_order(reader: ArchiveReader) -> Iterator[Columns]:
+    """Chunks of all partitions, the one that begins earliest first."""
+    streams = [reader.batches(partition, CHUNK_ROWS) for partition in reader.partitions()]
+    heap: list[tuple[int, int, Columns]] = []
+    for i, stream in enumerate(streams):
+        for columns in stream:
+            heap.append((int(columns.ts_recv[0]), i, columns))
+            break
+    heapq.heapify(heap)
+    while heap:
+        _, i, columns = heapq.heappop(heap)
+        yield columns
+        following = next(streams[i], None)
+        if following is not None:
+            heapq.heappush(heap, (int(following.ts_recv[0]), i, following))
+
+
+def play(
+    archive: Path,
+    publisher: Publisher,
+    codec: TapeCodec,
+    progress: Progress,
+    alive: Callable[[], None],
+    advance: Callable[[float], None],
+) -> int:
+    """Publish an archived tape record by record, never further ahead of `progress` than AHEAD_BYTES_MAX per partition.
+
+    Returns how many records were published.
+    """
+    reader = ArchiveReader(archive)
+    total = sum(segment.rows for p in reader.partitions() for segment in reader.segments(p))
+    ahead: dict[int, deque[tuple[int, int]]] = {}
+    next_offset = progress.ends()
+    sent = 0
+    for columns in _in_time_order(reader):
+        partition, chunk_bytes = columns.partition, 0
+        for event in to_events(columns):
+            key, value = event.key.encode(), codec.encode(event)
+            chunk_bytes += len(key) + len(value) + MESSAGE_OVERHEAD_BYTES
+            publisher.produce(partition, key, value)
+        next_offset[partition] += len(columns)
+        queue = ahead.setdefault(partition, deque())
+        queue.append((next_offset[partition], chunk_bytes))
+
+        def near(committed: list[int], queue: deque[tuple[int, int]] = queue, partition: int = partition) -> bool:
+            while queue and queue[0][0] <= committed[partition]:
+                queue.popleft()
+            return sum(size for _, size in queue) <= AHEAD_BYTES_MAX
+
+        if sum(size for _, size in queue) > AHEAD_BYTES_MAX:
+            publisher.flush()
+            progress.wait(near, alive)
+        sent += len(columns)
+        advance(sent / max(total, 1))
+    publisher.flush()
+    return sent

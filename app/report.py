@@ -1,0 +1,108 @@
+"""What people see: steps with progress on stderr, results as tables on stdout, or one JSON object instead.
+
+State: one `Report` per command.
+Units: seconds on the wall clock of this machine, for people only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from schemas.errors import OnetapeError
+
+Advance = Callable[[float], None]
+"""Called with the fraction done, 0 to 1."""
+
+
+class Report:
+    """Tells a person, or a script when `as_json`, what a command does and found."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = Console(file=sys.stdout, soft_wrap=True)
+        self._err = Console(file=sys.stderr, soft_wrap=True)
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[Advance]:
+        """A piece of work: a bar while it runs on a terminal, and one line with its time once it is done."""
+        begun = time.monotonic()
+        with Progress(
+            TextColumn("  {task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeRemainingColumn(),
+            console=self._err, transient=True, disable=not self._err.is_terminal,
+        ) as bar:  # fmt: skip
+            task = bar.add_task(text, total=1.0)
+            yield lambda fraction: bar.update(task, completed=fraction)
+        self._err.print(Text(f"  {text} ({time.monotonic() - begun:.1f} s)"))
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self._err.print(Text(text))
+
+    def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
+        """The result: the payload as JSON, or what `show` prints."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
+        else:
+            show(self._out)
+        sys.stdout.flush()
+
+    def error(self, error: OnetapeError) -> None:
+        """One line on stderr, and the JSON object where one was asked for."""
+        line = str(error).translate(_VISIBLE)
+        sys.stderr.write(f"onetape: {line}\n")
+        if self.as_json:
+            told = {"fact": error.fact, "expected": error.expected, "was": error.was, "action": error.action}
+            sys.stdout.write(json.dumps({"error": told, "exit_code": error.exit_code}, ensure_ascii=False) + "\n")
+
+
+_VISIBLE = {code: f"\\x{code:02x}" for code in [*range(32), 127]}
+"""Control characters of a file or symbol name, escaped so that they cannot write to a terminal."""
+
+
+def facts(rows: Mapping[str, Any], title: str | None = None) -> Table:
+    """A two-column table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(shown(value)))
+    return table
+
+
+def grid(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    """A table with a header; numbers to the right."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(row[i], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(value)) for value in row))
+    return table
+
+
+def shown(value: Any) -> str:
+    """A value as people read it: thousands separated, null as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def utc(ns: int) -> str:
+    """A time in ns as ISO 8601 with milliseconds."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
