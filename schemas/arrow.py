@@ -29,7 +29,8 @@ def _arrow_type(field: Field) -> pa.DataType:
 
 
 def _struct(kind: Kind) -> pa.StructType:
-    return pa.struct([pa.field(f.name, _arrow_type(f), f.type is FieldType.OPTIONAL) for f in FIELDS[kind]])
+    # Nullable throughout: under the null struct of another kind the fields are null too, and Parquet wants that said.
+    return pa.struct([pa.field(f.name, _arrow_type(f)) for f in FIELDS[kind]])
 
 
 TAPE_SCHEMA = pa.schema(
