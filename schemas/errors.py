@@ -1,17 +1,17 @@
 """Errors for people.
 
-    OnetapeError                 fact, expected, was, Action; exit_code
-    ├── CheckFailed        (1)   the data or a proof is not right
-    │   ├── RecordingTorn        a recording ends in the middle
-    │   ├── SegmentTorn          an archived file is not what was written
-    │   ├── ArchiveHole          offsets missing or doubled
-    │   └── StateRefused         a stored state is corrupt or of another layout
-    ├── UsageError         (2)   the request cannot be right
-    │   ├── UnknownFormat        no importer of that name
-    │   ├── RecordingForeign     the file is not of the declared format
-    │   └── ArchiveMissing       no archive at that path
-    └── DependencyDown     (3)   broker, Redis or a program is not there
-    RecordRefused                one record is bad input: it becomes a dead letter, never an exit
+OnetapeError                 fact, expected, was, Action; exit_code
+├── CheckFailed        (1)   the data or a proof is not right
+│   ├── RecordingTorn        a recording ends in the middle
+│   ├── SegmentTorn          an archived file is not what was written
+│   ├── ArchiveHole          offsets missing or doubled
+│   └── StateRefused         a stored state is corrupt or of another layout
+├── UsageError         (2)   the request cannot be right
+│   ├── UnknownFormat        no importer of that name
+│   ├── RecordingForeign     the file is not of the declared format
+│   └── ArchiveMissing       no archive at that path
+└── DependencyDown     (3)   broker, Redis or a program is not there
+RecordRefused                one record is bad input: it becomes a dead letter, never an exit
 """
 
 from __future__ import annotations

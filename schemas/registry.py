@@ -90,8 +90,8 @@ class HttpRegistry:
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
-        request = Request(self.url + path, data=data, headers=headers)  # noqa: S310
-        with urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310
+        request = Request(self.url + path, data=data, headers=headers)
+        with urlopen(request, timeout=self.timeout_s) as answer:
             loaded: dict[str, Any] = json.load(answer)
         return loaded
 

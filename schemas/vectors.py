@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,7 @@ class Vectors:
         arrays: list[pa.Array] = [names.dictionary_decode()]
         arrays.extend(pa.array(getattr(self, name)) for name in _HEAD)
         nulls = np.isnan(self.values)
-        arrays.extend(
-            pa.array(self.values[:, i], mask=nulls[:, i]) for i in range(len(self.feature_set.features))
-        )
+        arrays.extend(pa.array(self.values[:, i], mask=nulls[:, i]) for i in range(len(self.feature_set.features)))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.feature_set))
 
     @staticmethod
@@ -176,7 +175,7 @@ class VectorCodec:
         heads = zip(vectors.instruments(), *(getattr(vectors, name).tolist() for name in _HEAD), strict=True)
         messages = []
         for head, row in zip(heads, vectors.values.tolist(), strict=True):
-            values = [None if value != value else value for value in row]
+            values = [None if isnan(value) else value for value in row]
             record = dict(zip(names, (*head, *values), strict=True))
             messages.append((head[0].encode(), self._wire.encode(record)))
         return messages

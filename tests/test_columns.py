@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_any_cut_joins_to_the_same(stream: list[Event], data: st.DataObject) -> 
     columns = from_events(0, 0, stream)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=3)))
     bounds = [0, *cuts, len(stream)]
-    parts = [columns.slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [columns.slice(a, b) for a, b in pairwise(bounds)]
     assert to_events(Columns.concat(parts)) == stream
 
 

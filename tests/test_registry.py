@@ -82,7 +82,7 @@ def test_a_reader_decodes_with_the_writers_number(places: str) -> None:
 
 
 def test_an_unknown_number_is_an_error_with_an_action(places: str) -> None:
-    with pytest.raises(CheckFailed, match="schema id 77 is unknown.*Action: point ONETAPE_REGISTRY"):
+    with pytest.raises(CheckFailed, match=r"schema id 77 is unknown.*Action: point ONETAPE_REGISTRY"):
         open_registry(places).get(77)
 
 

@@ -84,7 +84,11 @@ def test_environment_is_read_in_one_place() -> None:
     found = []
     for path in OURS:
         for node in ast.walk(TREES[path]):
-            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and name_of(path) != "app/config.py":
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in ("environ", "getenv")
+                and name_of(path) != "app/config.py"
+            ):
                 found.append(f"{name_of(path)}:{node.lineno}")
     report(found, "read settings through app.config.Settings")
 

@@ -54,7 +54,9 @@ def test_concat_and_sort(a: Vectors, b: Vectors) -> None:
 
 def test_one_flipped_bit_is_seen() -> None:
     zero = np.zeros(1, np.int64)
-    row = Vectors(SET, KEYS, np.zeros(1, np.int32), zero, np.zeros(1, np.int32), zero, zero, zero, zero, np.ones((1, 3)))
+    row = Vectors(
+        SET, KEYS, np.zeros(1, np.int32), zero, np.zeros(1, np.int32), zero, zero, zero, zero, np.ones((1, 3))
+    )
     other = row.select(np.array([0]))
     other.values.view(np.uint64)[0, 1] ^= 1
     assert row.same_bits(row).all()
@@ -62,7 +64,7 @@ def test_one_flipped_bit_is_seen() -> None:
 
 
 def test_an_unknown_feature_set_names_the_known() -> None:
-    with pytest.raises(UsageError, match="micro@1.*Action"):
+    with pytest.raises(UsageError, match=r"micro@1.*Action"):
         load("micro@99")
     assert [load(name).id for name in names()] == names()
 

@@ -1,0 +1,333 @@
+"""The command line: every command of the product, its options, and how errors leave it.
+
+Output: a result on stdout (tables, or one JSON object with --json), progress and errors on stderr.
+Errors: exit codes 0 fine, 1 a check failed, 2 wrong usage, 3 a dependency is missing or down, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from app.report import Report, facts, grid, utc
+from schemas.errors import CheckFailed, OnetapeError, UsageError
+
+INTERRUPTED = 130
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
+Archive = Annotated[Path, typer.Option("--archive", help="Folder of the archive.")]
+SetId = Annotated[str, typer.Option("--feature-set", metavar="NAME@V", help="Feature set and version.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit.")]
+Datasets = Annotated[Path, typer.Option("--datasets", help="Folder that holds the datasets.")]
+
+DATASETS = Path("datasets")
+
+cli = typer.Typer(
+    name="onetape", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="One tape, live and replayed: features that training and production share bit for bit.",
+)  # fmt: skip
+dataset = typer.Typer(no_args_is_help=True, help="Datasets: build, verify, list, show.")
+archives = typer.Typer(no_args_is_help=True, help="Archives: prove that every offset is there exactly once.")
+cli.add_typer(dataset, name="dataset")
+cli.add_typer(archives, name="archive")
+
+
+@cli.command()
+def demo(
+    source: Annotated[Path | None, typer.Option("--from", help="Play this archive, not a generated one.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for everything the demo makes.")] = None,
+    brokers: Annotated[str | None, typer.Option("--brokers", help="Use this Kafka, not the embedded one.")] = None,
+    redis_url: Annotated[str | None, typer.Option("--redis", help="Use this Redis, not the embedded one.")] = None,
+    batch_size: BatchSize = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Everything once: broker, worker, Redis, archive, replay, parity and a dataset; ends with a summary."""
+    from app.demo import run_demo, show_demo
+
+    report = Report(as_json)
+    payload = run_demo(report, source=source, out=out, brokers=brokers, redis_url=redis_url, batch_size=batch_size)
+    report.result(payload, lambda console: show_demo(console, payload))
+    if payload["parity"]["mismatch"] or payload["parity"]["missing"] or payload["parity"]["extra"]:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+@cli.command()
+def worker(
+    roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive.")] = "",
+) -> None:
+    """Run the agents against Kafka until stopped. Settings come from ONETAPE_* variables."""
+    from app.config import load_settings
+    from app.worker import ROLES, run_worker
+
+    wanted = frozenset(role.strip() for role in roles.split(",") if role.strip()) or frozenset(ROLES)
+    unknown = wanted - frozenset(ROLES)
+    if unknown:
+        raise UsageError(
+            f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(ROLES)), was=roles,
+            action="name some of these, separated by commas",
+        )  # fmt: skip
+    raise typer.Exit(run_worker(load_settings(), wanted))
+
+
+@cli.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="The files of ONE unbroken recording, in order.")],
+    format_name: Annotated[str, typer.Option("--format", help="binance-usdm, binance-coinm or binance-spot.")],
+    archive: Annotated[Path | None, typer.Option("--archive", help="Write into this archive.")] = None,
+    to_broker: Annotated[bool, typer.Option("--to-broker", help="Publish to the broker of ONETAPE_BROKERS.")] = False,
+    partitions: Annotated[int, typer.Option("--partitions", min=1, max=1024, help="Partitions of the tape.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Read a venue's recording into an archive, a broker, or both."""
+    from app.config import load_settings
+    from app.importer import import_recording
+    from app.publish import Publisher, tape_topic
+    from schemas.registry import open_registry
+
+    if archive is None and not to_broker:
+        raise UsageError(
+            "nowhere to import to", expected="--archive DIR or --to-broker", was="neither", action="add one of them"
+        )
+    report = Report(as_json)
+    settings = load_settings()
+    publisher = Publisher(settings.brokers, tape_topic(settings)) if to_broker else None
+    with report.step(f"Importing {', '.join(path.name for path in files)}") as advance:
+        done = import_recording(
+            files, format_name, archive=archive, partitions=partitions, progress=advance,
+            publish=None if publisher is None else publisher.publish,
+            registry=None if publisher is None else open_registry(settings.registry),
+        )  # fmt: skip
+        if publisher is not None:
+            publisher.flush()
+    payload: dict[str, Any] = {
+        "accepted": done.accepted, "refused": done.refused, "received": done.received, "records": done.records,
+        "symbols": done.symbols, "first": done.first, "last": done.last, "partitions": done.partitions,
+        "archive": None if archive is None else str(archive),
+    }  # fmt: skip
+    shown = payload | {
+        "refused": ", ".join(f"{count} {reason}" for reason, count in done.refused.items()) or 0,
+        "symbols": ", ".join(done.symbols), "first": utc(done.first), "last": utc(done.last),
+    }  # fmt: skip
+    report.result(payload, lambda console: console.print(facts(shown, "Imported")))
+
+
+@cli.command()
+def replay(
+    archive: Archive,
+    out: Annotated[Path, typer.Option("--out", help="New folder for vectors.parquet and manifest.json.")],
+    feature_set: SetId = "micro@1",
+    symbols: Annotated[str | None, typer.Option("--symbols", help="Comma-separated VENUE:SYMBOL.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
+    batch_size: BatchSize = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Run the features agent over an archive and write its vectors."""
+    from replay.driver import replay as run
+    from replay.driver import write
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    wanted = None if symbols is None else [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
+    begun = time.monotonic()
+    with report.step(f"Replaying {archive}") as advance:
+        result = run(
+            archive, load(feature_set), batch_size=batch_size, symbols=wanted,
+            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=advance,
+        )  # fmt: skip
+        write(result, out)
+    payload = {
+        "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
+        "events_per_second": round(result.events / max(time.monotonic() - begun, 1e-9)), "out": str(out),
+    }  # fmt: skip
+    report.result(payload, lambda console: console.print(facts(payload, "Replayed")))
+
+
+@cli.command()
+def parity(
+    archive: Archive, feature_set: SetId = "micro@1", batch_size: BatchSize = 10_000, as_json: Json = False
+) -> None:
+    """Recompute the archived live vectors and compare them bit by bit; exit 1 on any difference."""
+    from replay.parity import parity as run
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Comparing {archive} with its replay") as advance:
+        found = run(archive, load(feature_set), batch_size=batch_size, progress=advance)
+    payload = found.payload()
+    report.result(payload, lambda console: _show_checked(console, "Parity", payload, "differences"))
+    if not found.ok:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+@cli.command()
+def leakcheck(
+    archive: Archive,
+    feature_set: SetId = "micro@1",
+    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to delete the future after.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the offsets.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Delete the future after random offsets; exit 1 and name every feature whose past changes."""
+    from app.cuts import random_cuts
+    from replay.leakcheck import leakcheck as run
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Deleting the future of {archive} at {cuts} offsets") as advance:
+        found = run(archive, load(feature_set), random_cuts(archive, cuts, seed), progress=advance)
+    payload = found.payload() | {"cuts": cuts, "seed": seed}
+    report.result(payload, lambda console: _show_checked(console, "Leak check", payload, "leaking"))
+    if not found.ok:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+@dataset.command()
+def build(
+    archive: Archive,
+    datasets: Datasets = DATASETS,
+    feature_set: SetId = "micro@1",
+    horizon: Annotated[float, typer.Option("--horizon", min=0.1, help="Forward return over so many seconds.")] = 5.0,
+    split: Annotated[str, typer.Option("--split", help="Shares of time: train,validation,test.")] = "0.6,0.2,0.2",
+    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Offsets of the leak check.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the leak check's offsets.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Vectors with a forward return as label, split by time, proven free of leaks, with a manifest."""
+    from app.cuts import random_cuts
+    from replay import dataset as builder
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Building a dataset from {archive}") as advance:
+        manifest = builder.build(
+            archive, datasets, load(feature_set), horizon_s=horizon, fractions=fractions(split),
+            cuts=random_cuts(archive, cuts, seed), progress=advance,
+        )  # fmt: skip
+    _dataset_result(report, manifest, datasets)
+
+
+@dataset.command()
+def verify(dataset_id: Annotated[str, typer.Argument()], datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+    """Rebuild a dataset from its manifest and compare; exit 1 when it is not the same."""
+    from replay import dataset as builder
+
+    report = Report(as_json)
+    with report.step(f"Rebuilding {dataset_id}") as advance:
+        found = builder.verify(datasets, dataset_id, progress=advance)
+    report.result(found, lambda console: console.print(facts(found, "Verified" if found["equal"] else "DIFFERENT")))
+    if not found["equal"]:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+@dataset.command("list")
+def list_(datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+    """The datasets there are."""
+    from replay import dataset as builder
+
+    found = builder.listed(datasets)
+    rows = [[each["id"], each["rows"], each["feature_set"], each["output_hash"][:16]] for each in found]
+    table = grid(str(datasets), ["id", "rows", "feature set", "output hash"], rows)
+    Report(as_json).result({"datasets": found}, lambda console: console.print(table))
+
+
+@dataset.command()
+def show(dataset_id: Annotated[str, typer.Argument()], datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+    """One dataset's manifest."""
+    from replay import dataset as builder
+
+    _dataset_result(Report(as_json), builder.shown(datasets, dataset_id), datasets)
+
+
+@archives.command()
+def audit(archive: Archive, as_json: Json = False) -> None:
+    """Prove that every offset is there exactly once and every file is what was written; exit 1 if not."""
+    from replay.audit import audit as run
+
+    report = Report(as_json)
+    with report.step(f"Auditing {archive}"):
+        found = run(archive)
+    payload = found.payload()
+    report.result(payload, lambda console: _show_checked(console, "Audit", payload, "problems"))
+    if not found.ok:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def _show_checked(console: Any, title: str, payload: dict[str, Any], details: str) -> None:
+    console.print(facts({key: value for key, value in payload.items() if not isinstance(value, list | dict)}, title))
+    for line in payload.get(details) or []:
+        console.print(f"  {line}", markup=False)
+
+
+def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) -> None:
+    rows = {f"{name} rows": count for name, count in manifest["splits"].items()}
+    shown = {"id": manifest["id"], "folder": str(datasets / manifest["id"]), "rows": manifest["rows"], **rows}
+    shown |= {"purged": manifest["purged"], "leaking features": len(manifest["leakcheck"]["leaking"])}
+    shown |= {"output hash": manifest["output_hash"]}
+    report.result(manifest, lambda console: console.print(facts(shown, "Dataset")))
+
+
+def fractions(text: str) -> tuple[float, float, float]:
+    """Three positive shares that add up to 1."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise UsageError(
+            f"--split {text} is no split", expected="three positive shares that add up to 1", was=text,
+            action="write it as 0.6,0.2,0.2",
+        )  # fmt: skip
+    return shares[0], shares[1], shares[2]
+
+
+def to_ns(text: str | None, option: str) -> int | None:
+    """ns of an ISO 8601 time (UTC where it names no zone) or of a number of ns."""
+    from datetime import UTC, datetime
+
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {text} is no time", expected="ISO 8601 or nanoseconds", was=text,
+            action="write it as 2024-07-19T00:01:00",
+        ) from None  # fmt: skip
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1_000
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    report = Report("--json" in sys.argv)
+    try:
+        code = cli(standalone_mode=False)
+    except OnetapeError as error:
+        report.error(error)
+        code = error.exit_code
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onetape"
+        message = error.format_message().rstrip(".")
+        was = " ".join(sys.argv[1:]) or "nothing"
+        report.error(
+            UsageError(message, expected="a command line as in the help", was=was, action=f"see {command} --help")
+        )
+        code = UsageError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        report.say("onetape: interrupted; nothing half-written stays behind")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = CheckFailed.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
