@@ -76,8 +76,13 @@ class GuardedProcess:
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """Crash the program with SIGKILL and wait for it."""
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.communicate()
 
 
 class EmbeddedBroker:

@@ -1,0 +1,81 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?=
+PY := .venv/bin/python
+STAMP := .venv/.set-up
+UNFINISHED := .venv/.unfinished
+PACKAGES := app agents tables schemas replay
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+
+# The stamp holds the folder it was made in: a moved or copied tree is set up again.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help setup demo test lint format kafka lock clean
+
+help: ## Show this help
+	@echo "onetape: one tape, live and replayed"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Start with \`make demo\`. It needs Python 3.11 or newer and a package index, nothing else."
+
+setup: $(STAMP) ## Make .venv and install the locked packages (only when needed)
+
+# A .venv is made anew when its Python or pip does not work, or when an earlier set-up was cut short half-way.
+$(STAMP): requirements.lock pyproject.toml
+	@if [ -e $(UNFINISHED) ] || ! $(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		found=; \
+		for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python 3.11 or newer found. Action: install one, or name it with \`make setup PYTHON=/path/to/python\`." >&2; exit 3; \
+		fi; \
+		echo "Making .venv with $$("$$found" --version) ..."; \
+		if ! "$$found" -m venv --clear .venv >.venv.log 2>&1; then \
+			tail -n 3 .venv.log >&2; rm -rf .venv .venv.log; \
+			echo "Python cannot make a .venv. Action: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 3; \
+		fi; \
+		rm -f .venv.log; \
+	fi
+	@echo "Installing the locked packages into .venv (about 200 MB, once) ..."
+	@touch $(UNFINISHED)
+	@$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm $(UNFINISHED)
+	@printf '%s\n' "$(CURDIR)" >$(STAMP)
+	@echo "Set-up is complete."
+
+demo: setup ## Run everything once on a bundled tape: broker, worker, Redis, archive, replay, parity
+	@.venv/bin/onetape demo
+
+test: setup lint ## Check style and types, then run all tests
+	@echo "Running the tests ..."
+	@$(PY) -m pytest
+
+lint: setup ## Check style and types only
+	@echo "Checking style and types ..."
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check .
+	@$(PY) -m mypy
+
+format: setup ## Rewrite the sources in the agreed style
+	@$(PY) -m ruff check --quiet --fix-only .
+	@$(PY) -m ruff format .
+
+kafka: setup ## Run a real Apache Kafka in the foreground (needs Java 17 and Maven)
+	@$(PY) tests/kafka_broker.py
+
+lock: ## Resolve the dependencies of pyproject.toml anew into requirements.lock (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--upgrade --extra dev --output-file requirements.lock pyproject.toml
+	@! grep -nE 'https?:|^tables==' requirements.lock || { echo "Action: keep addresses and PyTables out of the lock." >&2; exit 1; }
+
+clean: ## Remove .venv, caches and build results
+	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

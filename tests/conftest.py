@@ -1,0 +1,52 @@
+"""What tests share: a real Kafka, and the real recordings beside the repository.
+
+Errors: where one of them is missing a test skips with one line; with CI=true it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # tests import their flat neighbours by name
+
+from kafka_broker import KafkaBroker, KafkaMissing  # noqa: E402
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap address of a real Apache Kafka: KAFKA_BOOTSTRAP if set, else one started for this session."""
+    given = os.environ.get("KAFKA_BOOTSTRAP")
+    if given:
+        yield given
+        return
+    broker = KafkaBroker()
+    try:
+        broker.__enter__()
+    except KafkaMissing as missing:
+        _missing(str(missing))
+    try:
+        yield broker.bootstrap
+    finally:
+        broker.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Folder of the real recordings, `../shared/data`."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        _missing("no real recordings: ../shared/data is not there")
+    return folder
