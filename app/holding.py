@@ -1,0 +1,99 @@
+"""Holding back: deltas that a later snapshot of the same recording completes are laid right after that snapshot.
+
+A venue's snapshot is asked for and arrives after deltas that follow it. A live recorder buffers those; an import does
+the same, so that a book is whole from its snapshot on.
+
+Input: one symbol's events in order of receipt, and where its snapshots stand.
+State: the chain of sequences, and what is held: at most DELTAS_HELD_MAX deltas received within HELD_MAX_NS.
+Output: the events to lay now; a held one keeps its own ts_recv.
+Source: Binance API documentation, "How to manage a local order book correctly".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.survey import SnapshotPlace
+from schemas.events import Event, Kind
+from schemas.units import NS_PER_S
+
+HELD_MAX_NS = 5 * NS_PER_S
+DELTAS_HELD_MAX = 10_000
+
+
+class Chain:
+    """Both chain rules: futures name the previous sequence (`pu`), spot counts on from the last one."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._is_fresh = False
+
+    def snapshot(self, sequence_last: int) -> None:
+        """Begin at a snapshot, unless the book is whole and newer than it."""
+        if self._last is None or sequence_last > self._last:
+            self._last, self._is_fresh = sequence_last, True
+
+    def delta(self, body: dict[str, Any]) -> bool:
+        """Whether the book is whole after a delta."""
+        last, first, to, previous = self._last, body["sequence_first"], body["sequence_last"], body["sequence_previous"]
+        if last is None:
+            return False
+        if to < last or (to == last and (previous is None or not self._is_fresh)):
+            return True
+        if previous is None:
+            follows = first == last + 1 or (self._is_fresh and first <= last + 1)
+        else:
+            follows = previous == last or (self._is_fresh and first <= last)
+        self._last, self._is_fresh = (to if follows else None), False
+        return follows
+
+
+class Lane:
+    """One symbol's events on their way to the tape."""
+
+    def __init__(self, snapshots: Sequence[SnapshotPlace]) -> None:
+        self._ahead = list(reversed(snapshots))
+        self._deltas = 0
+        self._chain = Chain()
+        self._held: list[tuple[int, Event]] = []
+
+    def saw_delta(self) -> None:
+        """Count a delta frame; also one that is refused then counts, as it did in the survey."""
+        self._deltas += 1
+
+    def place(self, event: Event) -> list[Event]:
+        """The events to lay now, in order."""
+        if event.kind is Kind.SNAPSHOT:
+            return self._release(event)
+        if event.kind is Kind.DELTA:
+            return self._place_delta(self._deltas, event)
+        return [event]
+
+    def skip_snapshot(self) -> list[Event]:
+        """A snapshot was refused: what waited for it waits for the next one, or is laid."""
+        return self._release(None)
+
+    def _release(self, snapshot: Event | None) -> list[Event]:
+        if self._ahead:
+            self._ahead.pop()
+        laid = []
+        if snapshot is not None:
+            self._chain.snapshot(snapshot.body["sequence_last"])
+            laid.append(snapshot)
+        held, self._held = self._held, []
+        for ordinal, event in held:
+            laid.extend(self._place_delta(ordinal, event))
+        return laid
+
+    def _place_delta(self, ordinal: int, event: Event) -> list[Event]:
+        if not self._chain.delta(event.body) and self._is_completed_soon(ordinal, event.ts_recv):
+            self._held.append((ordinal, event))
+            return []
+        return [event]
+
+    def _is_completed_soon(self, ordinal: int, ts_recv: int) -> bool:
+        if not self._ahead:
+            return False
+        snapshot = self._ahead[-1]
+        return snapshot.ts_recv - ts_recv <= HELD_MAX_NS and snapshot.deltas_before - ordinal < DELTAS_HELD_MAX
