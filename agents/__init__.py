@@ -1,1 +1,1 @@
-"""What is done with events: the pure agents, their ports, and their registration on Faust."""
+"""What is done with events: feature kernels and the agents around them; pure and without a clock."""
