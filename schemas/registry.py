@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
@@ -65,7 +64,7 @@ class FileRegistry:
             entries.append({"id": len(entries) + 1, "subject": subject, "schema": schema})
             fresh = self.path.with_suffix(".tmp")
             fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            os.replace(fresh, self.path)
+            fresh.replace(self.path)
             return len(entries)
 
     def get(self, schema_id: int) -> Schema:
