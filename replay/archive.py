@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +27,15 @@ from replay import segments as files
 from replay.folder import (
     HEAD,
     PENDING,
-    STAGING,
     Head,
     checked_head,
-    disk_errors,
-    empty,
     hidden_segments,
-    locked,
     other_features,
     refuse_other_content,
     sweep,
     topics,
 )
+from replay.publication import STAGING, disk_errors, locked, new_folder
 from replay.rows import LetterRows, Rows, TapeRows, VectorRows
 from replay.segments import Segment
 from schemas.codec import DeadLetter
@@ -184,27 +181,12 @@ def staged(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Ite
         return
     if path.exists():
         refuse_other_content(path)
-    staging = path.parent / f".{path.name}{STAGING}"
-    made = [folder for folder in staging.parents if not folder.exists()]
-    with disk_errors(path):
-        staging.mkdir(parents=True, exist_ok=True)
-    with locked(staging):
-        try:
-            with disk_errors(path):
-                empty(staging)
-                files.write_json(staging / HEAD, Head(partitions, {}).json())
-            writer = ArchiveWriter(staging, Head(partitions, {}), {}, segment_rows)
-            yield writer
-            writer.flush()
-            with disk_errors(path):
-                staging.rename(path)
-                files.sync(path.parent)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            with suppress(OSError):
-                for folder in made:
-                    folder.rmdir()
-            raise
+    with new_folder(path) as staging:
+        with disk_errors(path):
+            files.write_json(staging / HEAD, Head(partitions, {}).json())
+        writer = ArchiveWriter(staging, Head(partitions, {}), {}, segment_rows)
+        yield writer
+        writer.flush()
 
 
 @contextmanager

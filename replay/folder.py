@@ -1,26 +1,22 @@
-"""The folder of an archive: what it says about itself, who may write to it, and how it is tidied after a kill.
+"""The folder of an archive: what it says about itself, and how it is tidied after a kill.
 
 State: `archive.json` with the format version, the tape's partition count and each feature set's column names;
-`pending.json` while a commit moves segments in; a lock on the folder that goes with the process.
-Errors: ArchiveMissing, UsageError (no archive of this version, two writers, another partition count), DependencyDown.
+`pending.json` while a commit moves segments in.
+Errors: ArchiveMissing, UsageError (no archive of this version, another partition count or feature set).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from replay import segments as files
-from schemas.errors import ArchiveMissing, DependencyDown, UsageError
+from replay.publication import STAGING
+from schemas.errors import ArchiveMissing, UsageError
 from schemas.feature_sets import FeatureSet
 
 FORMAT = "onetape-archive"
@@ -28,7 +24,6 @@ VERSION = 1
 HEAD = "archive.json"
 PENDING = "pending.json"
 """Names of segments that are being moved in; while it stands, readers and the next writer treat them as not there."""
-STAGING = ".staging"
 _PLACE = re.compile(r"topic=([A-Za-z0-9._-]+)/partition=(\d{1,9})(/\d{19}-\d{19}\.parquet)?")
 
 
@@ -123,45 +118,6 @@ def refuse_other_content(path: Path) -> None:
             f"{path} is not an archive", expected="an archive, an empty folder or a new name",
             was="a folder with other content" if path.is_dir() else "a file", action="name another folder",
         )  # fmt: skip
-
-
-def empty(folder: Path) -> None:
-    """Remove everything in a folder."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock (it goes with the process): one writer at a time."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another process is writing to {folder}", expected="one writer", was="two",
-                action="stop the other worker or import, or wait until it ends",
-            ) from None  # fmt: skip
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into an error with an Action."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise DependencyDown(
-            f"cannot write to {path}", expected="a writable folder with free space", was=str(error),
-            action="free space on the disk and start again" if full else "check the folder and its permissions",
-        ) from error  # fmt: skip
 
 
 def other_features(feature_set: FeatureSet, known: list[str]) -> UsageError:

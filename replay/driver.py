@@ -1,0 +1,205 @@
+"""The driver: runs the features agent, the very coroutine that runs live, over an archived tape.
+
+Input: an archive, a feature set, and optionally instruments and a span of time.
+Output: `Replayed` (vectors, count of records read, content hash), and files of it.
+State: in memory; every partition starts from nothing at its first archived record.
+Units: times in ns UTC, spans half-open [from, to).
+Errors: those of `replay.reader`; UsageError for an output folder that is not empty.
+
+A vector depends on every record before it. So a replay of a span reads the tape from its beginning and gives only the
+vectors of the span; and a replay of some instruments reads every Tick and Activate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from agents.features import features_agent
+from agents.ports import Batch, Emit, States
+from replay import segments as files
+from replay.digest import code_digest, vectors_digest
+from replay.publication import disk_errors, new_folder, refuse_content
+from replay.reader import ArchiveReader
+from schemas.columns import Columns, from_events
+from schemas.events import Kind
+from schemas.feature_sets import FeatureSet
+from schemas.topics import TAPE
+from schemas.vectors import Vectors
+
+Agent = Callable[[AsyncIterable[Batch], States, Emit, FeatureSet], Coroutine[Any, Any, None]]
+Progress = Callable[[int, int], None]
+"""Called with records done and records in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay gave. `vectors` are sorted by time and instrument; `events` counts the tape records read."""
+
+    feature_set: FeatureSet
+    vectors: Vectors
+    events: int
+
+    @property
+    def content_hash(self) -> str:
+        """The same for every batch size, partition count and machine."""
+        return vectors_digest(self.vectors)
+
+
+_NO_ROWS = from_events(0, 0, [])
+
+
+@dataclass(slots=True)
+class TapeBatch:
+    """A batch of the archive. There is nothing to acknowledge."""
+
+    partition: int
+    columns: Columns
+    is_first: bool
+    ends_epoch: bool
+
+    def ack(self) -> None:
+        """The archive keeps its records."""
+
+
+@dataclass(slots=True)
+class MemoryStates:
+    """States in memory, of one partition."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+    def load(self, partition: int) -> dict[str, bytes]:
+        """What was saved."""
+        return dict(self.blobs)
+
+    def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
+        """Keep them."""
+        self.blobs.update(blobs)
+
+
+@dataclass(slots=True)
+class Collector:
+    """Collects what the agent emits."""
+
+    parts: list[Vectors] = field(default_factory=list)
+
+    async def __call__(self, vectors: Vectors) -> None:
+        """Keep them."""
+        self.parts.append(vectors)
+
+
+def replay(
+    archive: ArchiveReader,
+    feature_set: FeatureSet,
+    *,
+    batch_size: int = 10_000,
+    symbols: Sequence[str] | None = None,
+    from_ns: int | None = None,
+    to_ns: int | None = None,
+    last_offsets: Mapping[int, int] | None = None,
+    progress: Progress | None = None,
+    agent: Agent = features_agent,
+) -> Replayed:
+    """Vectors of the archived tape with `from_ns <= T < to_ns`.
+
+    `last_offsets` ends each partition named in it at that offset (a partition not named is left out), as if the
+    archive had been written no further.
+    """
+    archive.check_symbols(symbols or ())
+    ends = last_offsets if last_offsets is not None else dict.fromkeys(archive.partitions())
+    counter = _Counter(sum(segment.rows for p in ends for segment in archive.segments(p)), progress)
+    parts = []
+    for partition, last_offset in ends.items():
+        batches = archive.batches(partition, batch_size, symbols=symbols, last_offset=last_offset)
+        parts.append(run(counter.over(before(batches, to_ns)), feature_set, MemoryStates(), agent=agent))
+    vectors = (Vectors.concat(parts) if parts else Vectors.empty(feature_set)).sorted()
+    if from_ns is not None:
+        vectors = vectors.select(vectors.time >= from_ns)
+    return Replayed(feature_set, vectors, counter.done)
+
+
+def run(
+    batches: Iterable[Columns], feature_set: FeatureSet, states: States, *, agent: Agent = features_agent,
+    saves: bool = False,
+) -> Vectors:  # fmt: skip
+    """Run the agent over batches of one partition, from the given states; `saves` leaves the new states in them."""
+    collector = Collector()
+
+    async def feed() -> AsyncIterator[Batch]:
+        waiting: Columns | None = None
+        is_first = True
+        for columns in batches:
+            if waiting is not None:
+                batch = TapeBatch(waiting.partition, waiting, is_first, False)
+                yield batch
+                # The agent holds every batch until an epoch ends, and here none does before the last.
+                batch.columns = _NO_ROWS
+                is_first = False
+            waiting = columns
+        if waiting is not None:
+            yield TapeBatch(waiting.partition, waiting, is_first, saves)
+
+    asyncio.run(agent(feed(), states, collector, feature_set))
+    return Vectors.concat(collector.parts) if collector.parts else Vectors.empty(feature_set)
+
+
+def before(batches: Iterable[Columns], to_ns: int | None) -> Iterator[Columns]:
+    """The batches up to the first Tick at or after `to_ns`, without it."""
+    for columns in batches:
+        if to_ns is not None:
+            ticks = np.flatnonzero(columns.kind == Kind.TICK)
+            late = ticks[columns.body[columns.start[ticks]] >= to_ns]
+            if len(late):
+                yield columns.slice(0, int(late[0]))
+                return
+        yield columns
+
+
+@dataclass(slots=True)
+class _Counter:
+    total: int
+    progress: Progress | None
+    done: int = 0
+
+    def over(self, batches: Iterable[Columns]) -> Iterator[Columns]:
+        for columns in batches:
+            yield columns
+            self.done += len(columns)
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+
+
+def write(replayed: Replayed, archive: ArchiveReader, out: Path) -> dict[str, Any]:
+    """Write `vectors.parquet` and `manifest.json` into a new folder, whole or not at all; returns the manifest."""
+    refuse_content(out)
+    manifest = {
+        "feature_set": replayed.feature_set.id,
+        "features": list(replayed.feature_set.features),
+        "events": replayed.events,
+        "vectors": len(replayed.vectors),
+        "content_hash": replayed.content_hash,
+        "code_hash": code_digest(),
+        "inputs": inputs(archive),
+    }
+    with new_folder(out) as staging, disk_errors(out):
+        path = staging / "vectors.parquet"
+        pq.write_table(replayed.vectors.to_table(), path, compression="zstd", write_page_checksum=True)
+        files.sync(path)
+        files.write_json(staging / "manifest.json", manifest)
+    return manifest
+
+
+def inputs(archive: ArchiveReader) -> list[dict[str, Any]]:
+    """The tape segments of an archive with their offsets and hashes."""
+    return [
+        {"file": segment.label(), "partition": segment.partition, "first_offset": segment.first_offset,
+         "last_offset": segment.last_offset, "sha256": segment.sha256}
+        for partition in archive.partitions(TAPE)
+        for segment in archive.segments(partition)
+    ]  # fmt: skip

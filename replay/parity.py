@@ -1,0 +1,162 @@
+"""Parity: the archived live vectors against those the archived tape gives, bit for bit.
+
+Input: an archive with the tape and the features topic.
+Output: `Parity`: counts and the first differences by instrument, T and column.
+Errors: UsageError where the archive holds no live vectors of the feature set; those of `replay.reader`.
+
+The archived tape decides which vectors must exist: every one that a replay of it gives.
+    compared     identities (instrument, feature set, T) on both sides
+    mismatch     compared, and any bit of any column differs (all NaN are one null)
+    missing      given by the replay, not archived live; the last epoch of a run counts like any other
+    extra        archived live, not given by the replay
+    conflicting  archived live twice with different bytes
+Only `in_flight`, for the archive of a worker that still runs, excuses what one of the two archived topics is ahead of
+the other: a vector whose T is after the last live T of its tape partition, and a live vector whose Tick lies behind the
+last archived tape offset of its partition, are `pending` instead of missing or extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.driver import Progress, Replayed, replay
+from replay.reader import ArchiveReader, VectorsRead
+from schemas.feature_sets import FeatureSet
+from schemas.vectors import Vectors
+
+HEAD = ("partition", "as_of_offset", "ts_available", "book_epoch", "quality")
+DIFFERENCES_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One cell, or a whole row where `column` is `missing` or `extra`. `time` is T in ns."""
+
+    instrument: str
+    time: int
+    column: str
+    live: float | int | None
+    replayed: float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Counts of identities, as the module defines them; `repeats` were archived twice, byte-identical."""
+
+    compared: int
+    mismatch: int
+    missing: int
+    extra: int
+    conflicting: int
+    pending: int
+    repeats: int
+    differences: list[Difference]
+
+    @property
+    def ok(self) -> bool:
+        """Something was compared and nothing differs."""
+        return self.compared > 0 and not (self.mismatch or self.missing or self.extra or self.conflicting)
+
+    @property
+    def equal_percent(self) -> float:
+        """Equal identities among all that must be."""
+        return 100.0 * (self.compared - self.mismatch) / max(1, self.compared + self.missing + self.extra)
+
+    def json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {**asdict(self), "ok": self.ok, "equal_percent": self.equal_percent}
+
+
+def parity(
+    archive: ArchiveReader,
+    feature_set: FeatureSet,
+    *,
+    in_flight: bool = False,
+    batch_size: int = 10_000,
+    replayed: Replayed | None = None,
+    progress: Progress | None = None,
+) -> Parity:
+    """Compare; `replayed` saves the replay where the caller has the whole one already."""
+    live = archive.vectors(feature_set)
+    if replayed is None:
+        replayed = replay(archive, feature_set, batch_size=batch_size, progress=progress)
+    ends = {partition: archive.segments(partition)[-1].last_offset for partition in archive.partitions()}
+    return compare(live, replayed.vectors, ends if in_flight else None)
+
+
+def compare(live: VectorsRead, replayed: Vectors, tape_ends: dict[int, int] | None = None) -> Parity:
+    """Compare two sides; `tape_ends` (last archived offset by partition) excuses what is in flight."""
+    left, right = live.vectors, replayed
+    at_left, at_right = matches(left, right)
+    equal = left.select(at_left).same_bits(right.select(at_right))
+    extra = left.select(_others(len(left), at_left))
+    missing = right.select(_others(len(right), at_right))
+    pending = 0
+    if tape_ends is not None:
+        ends = {int(p): int(left.time[left.partition == p].max()) for p in np.unique(left.partition)}
+        flying = missing.time > np.array([ends.get(p, -1) for p in missing.partition.tolist()], np.int64)
+        ahead = extra.as_of_offset > np.array([tape_ends.get(p, -1) for p in extra.partition.tolist()], np.int64)
+        pending = int(flying.sum() + ahead.sum())
+        missing, extra = missing.select(~flying), extra.select(~ahead)
+    cells = list(_cells(left.select(at_left[~equal][:DIFFERENCES_MAX]), right.select(at_right[~equal])))
+    rows = [*_rows("missing", missing), *_rows("extra", extra)]
+    return Parity(
+        compared=len(equal), mismatch=int((~equal).sum()), missing=len(missing), extra=len(extra),
+        conflicting=len(live.conflicts), pending=pending, repeats=live.repeats,
+        differences=[*cells[:DIFFERENCES_MAX], *rows[:DIFFERENCES_MAX]],
+    )  # fmt: skip
+
+
+def matches(left: Vectors, right: Vectors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row numbers on both sides of the identities that both have; each side has an identity once."""
+    names = {name: i for i, name in enumerate(sorted({*left.keys, *right.keys}))}
+    code = np.concatenate(
+        [np.array([names[k] for k in side.keys] or [0], np.int64)[side.key] for side in (left, right)]
+    )
+    time = np.concatenate([left.time, right.time])
+    order = np.lexsort((np.arange(len(time)), code, time))
+    same = (np.diff(time[order]) == 0) & (np.diff(code[order]) == 0)
+    return order[:-1][same], order[1:][same] - len(left)
+
+
+def differing_columns(left: Vectors, right: Vectors) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each column's name and the rows in which it differs; both sides have the same identities in the same order."""
+    for name in HEAD:
+        yield name, getattr(left, name) != getattr(right, name)
+    bits = left.bits() != right.bits()
+    for i, name in enumerate(left.feature_set.features):
+        yield name, bits[:, i]
+
+
+def _others(count: int, taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    left = np.ones(count, np.bool_)
+    left[taken] = False
+    return np.flatnonzero(left)
+
+
+def _cells(left: Vectors, right: Vectors) -> Iterator[Difference]:
+    right = right.select(np.arange(len(left)))
+    instruments = left.instruments()
+    for name, differs in differing_columns(left, right):
+        for row in np.flatnonzero(differs).tolist():
+            yield Difference(
+                instruments[row], int(left.time[row]), name, _cell(left, name, row), _cell(right, name, row)
+            )
+
+
+def _cell(vectors: Vectors, name: str, row: int) -> float | int | None:
+    if name in HEAD:
+        return int(getattr(vectors, name)[row])
+    value = float(vectors.values[row, vectors.feature_set.features.index(name)])
+    return None if np.isnan(value) else value
+
+
+def _rows(what: str, vectors: Vectors) -> Iterator[Difference]:
+    first = vectors.select(np.arange(min(len(vectors), DIFFERENCES_MAX)))
+    for instrument, time in zip(first.instruments(), first.time.tolist(), strict=True):
+        yield Difference(instrument, time, what, None, None)
