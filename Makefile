@@ -25,6 +25,7 @@ help: ## Show this help
 	@echo "Start with \`make demo\`. It needs Python 3.11 or newer and a package index, nothing else."
 
 setup: $(STAMP) ## Make .venv and install the locked packages (only when needed)
+	@:
 
 # A .venv is made anew when its Python or pip does not work, or when an earlier set-up was cut short half-way.
 $(STAMP): requirements.lock pyproject.toml
