@@ -31,7 +31,7 @@ class Chain:
 
     def snapshot(self, sequence_last: int) -> None:
         """Begin at a snapshot, unless the book is whole and newer than it."""
-        if self._last is None or sequence_last > self._last:
+        if self._last is None or sequence_last >= self._last:
             self._last, self._is_fresh = sequence_last, True
 
     def delta(self, body: dict[str, Any]) -> bool:

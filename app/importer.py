@@ -44,7 +44,7 @@ _SURVEY_SHARE = 0.25
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did. `accepted` and `refused` count frames; `first` and `last` are receive times in ns."""
+    """What an import did, in frames; `first` and `last` are receive times (ns) of accepted ones."""
 
     accepted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -129,8 +129,6 @@ class _Import:
         if frame.role is Role.CONTROL:
             self._report.control += 1
             return
-        self._report.first = self._report.first or frame.ts_recv
-        self._report.last = max(self._report.last, frame.ts_recv)
         symbol = ""
         drafts: list[Draft] = []
         try:
@@ -153,6 +151,8 @@ class _Import:
                 self._lay(self._lanes[symbol].skip_snapshot())
             return
         self._report.accepted += 1
+        self._report.first = self._report.first or frame.ts_recv
+        self._report.last = max(self._report.last, frame.ts_recv)
         for event in events:
             self._lay(self._lanes[symbol].place(event))
 

@@ -117,7 +117,7 @@ class Need:
     def divides_by(self, scale: int, step: int) -> bool:
         """Whether every text is a whole number of steps."""
         self._fold()
-        return self._divisor % (step * 10 ** (_FINEST - scale)) == 0
+        return bool(self._divisor % (step * 10 ** (_FINEST - scale)) == 0)
 
     def _fold(self) -> None:
         for text in self._texts:
