@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 import typer
 
-from app.report import Report, facts, grid, utc
+from app.report import Advance, Report, facts, grid, utc
 from schemas.errors import CheckFailed, OnetapeError, UsageError
 
 INTERRUPTED = 130
@@ -87,7 +88,7 @@ def import_(
     """Read a venue's recording into an archive, a broker, or both."""
     from app.config import load_settings
     from app.importer import import_recording
-    from app.publish import Publisher, tape_topic
+    from app.publish import Publisher
     from schemas.registry import open_registry
 
     if archive is None and not to_broker:
@@ -96,7 +97,7 @@ def import_(
         )
     report = Report(as_json)
     settings = load_settings()
-    publisher = Publisher(settings.brokers, tape_topic(settings)) if to_broker else None
+    publisher = Publisher(settings) if to_broker else None
     with report.step(f"Importing {', '.join(path.name for path in files)}") as advance:
         done = import_recording(
             files, format_name, archive=archive, partitions=partitions, progress=advance,
@@ -131,20 +132,25 @@ def replay(
     """Run the features agent over an archive and write its vectors."""
     from replay.driver import replay as run
     from replay.driver import write
+    from replay.publication import refuse_content
+    from replay.reader import ArchiveReader
     from schemas.feature_sets import load
 
     report = Report(as_json)
     wanted = None if symbols is None else [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
+    refuse_content(out)
+    reader = ArchiveReader(archive)
     begun = time.monotonic()
     with report.step(f"Replaying {archive}") as advance:
         result = run(
-            archive, load(feature_set), batch_size=batch_size, symbols=wanted,
-            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=advance,
+            reader, load(feature_set), batch_size=batch_size, symbols=wanted,
+            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=shares(advance),
         )  # fmt: skip
-        write(result, out)
+    seconds = time.monotonic() - begun
+    write(result, reader, out)
     payload = {
         "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
-        "events_per_second": round(result.events / max(time.monotonic() - begun, 1e-9)), "out": str(out),
+        "events_per_second": round(result.events / max(seconds, 1e-9)), "out": str(out),
     }  # fmt: skip
     report.result(payload, lambda console: console.print(facts(payload, "Replayed")))
 
@@ -155,12 +161,13 @@ def parity(
 ) -> None:
     """Recompute the archived live vectors and compare them bit by bit; exit 1 on any difference."""
     from replay.parity import parity as run
+    from replay.reader import ArchiveReader
     from schemas.feature_sets import load
 
     report = Report(as_json)
     with report.step(f"Comparing {archive} with its replay") as advance:
-        found = run(archive, load(feature_set), batch_size=batch_size, progress=advance)
-    payload = found.payload()
+        found = run(ArchiveReader(archive), load(feature_set), batch_size=batch_size, progress=shares(advance))
+    payload = found.json()
     report.result(payload, lambda console: _show_checked(console, "Parity", payload, "differences"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
@@ -177,12 +184,13 @@ def leakcheck(
     """Delete the future after random offsets; exit 1 and name every feature whose past changes."""
     from app.cuts import random_cuts
     from replay.leakcheck import leakcheck as run
+    from replay.reader import ArchiveReader
     from schemas.feature_sets import load
 
     report = Report(as_json)
     with report.step(f"Deleting the future of {archive} at {cuts} offsets") as advance:
-        found = run(archive, load(feature_set), random_cuts(archive, cuts, seed), progress=advance)
-    payload = found.payload() | {"cuts": cuts, "seed": seed}
+        found = run(ArchiveReader(archive), load(feature_set), random_cuts(cuts, seed), progress=shares(advance))
+    payload = found.json() | {"cuts": cuts, "seed": seed}
     report.result(payload, lambda console: _show_checked(console, "Leak check", payload, "leaking"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
@@ -208,7 +216,7 @@ def build(
     with report.step(f"Building a dataset from {archive}") as advance:
         manifest = builder.build(
             archive, datasets, load(feature_set), horizon_s=horizon, fractions=fractions(split),
-            cuts=random_cuts(archive, cuts, seed), progress=advance,
+            cuts=random_cuts(cuts, seed), progress=advance,
         )  # fmt: skip
     _dataset_result(report, manifest, datasets)
 
@@ -253,7 +261,7 @@ def audit(archive: Archive, as_json: Json = False) -> None:
     report = Report(as_json)
     with report.step(f"Auditing {archive}"):
         found = run(archive)
-    payload = found.payload()
+    payload = found.json()
     report.result(payload, lambda console: _show_checked(console, "Audit", payload, "problems"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
@@ -271,6 +279,11 @@ def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) ->
     shown |= {"purged": manifest["purged"], "leaking features": len(manifest["leakcheck"]["leaking"])}
     shown |= {"output hash": manifest["output_hash"]}
     report.result(manifest, lambda console: console.print(facts(shown, "Dataset")))
+
+
+def shares(advance: Advance) -> Callable[[int, int], None]:
+    """Progress in records as a fraction."""
+    return lambda done, total: advance(done / max(total, 1))
 
 
 def fractions(text: str) -> tuple[float, float, float]:

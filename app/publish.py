@@ -1,4 +1,4 @@
-"""Writes events to the tape topic of a broker, in order and acknowledged, at most as far ahead of its readers as told.
+"""Publishes records to a broker, in order and acknowledged, and plays an archived tape at the pace of its readers.
 
 Input: events or archived columns, partition by partition.
 State: what was produced and what the reading groups have committed.
@@ -12,14 +12,17 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from app.config import Settings
 from replay.reader import ArchiveReader
 from schemas.codec import TapeCodec
 from schemas.columns import Columns, to_events
 from schemas.errors import DependencyDown
+from schemas.topics import TAPE
 
 CHUNK_ROWS = 1_000
 AHEAD_BYTES_MAX = 2_500_000
@@ -37,14 +40,13 @@ def broker_down(brokers: str, why: str) -> DependencyDown:
 
 
 class Publisher:
-    """Produces to explicit partitions of one topic; `flush` returns when everything is acknowledged."""
+    """Produces to explicit partitions; `flush` returns when everything is acknowledged."""
 
-    def __init__(self, brokers: str, topic: str) -> None:
-        self.topic = topic
-        self._brokers = brokers
+    def __init__(self, settings: Settings) -> None:
+        self._brokers, self._prefix = settings.brokers, settings.topic_prefix
         self._failed: KafkaError | None = None
         self._producer = Producer(
-            {"bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 20, "compression.type": "none",
+            {"bootstrap.servers": settings.brokers, "enable.idempotence": True, "linger.ms": 20,
              "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
              "log_level": 0}
         )  # fmt: skip
@@ -53,16 +55,18 @@ class Publisher:
         if error is not None:
             self._failed = error
 
-    def produce(self, partition: int, key: bytes, value: bytes) -> None:
+    def publish(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
         """Hand over one record; waits while the buffer is full."""
-        while True:
+        while self._failed is None:
             try:
                 self._producer.produce(
-                    self.topic, partition=partition, key=key, value=value, on_delivery=self._delivered
+                    self._prefix + topic, partition=partition, key=key, value=value, on_delivery=self._delivered
                 )
+                self._producer.poll(0)
                 return
             except BufferError:
                 self._producer.poll(0.1)
+        raise broker_down(self._brokers, str(self._failed))
 
     def flush(self) -> None:
         """Wait for every acknowledgement."""
@@ -71,7 +75,7 @@ class Publisher:
             raise broker_down(self._brokers, str(self._failed or f"{left} records unacknowledged after 60 s"))
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """How far consumer groups have come: the smallest committed offset of each partition."""
 
     def __init__(self, brokers: str, topic: str, groups: Sequence[str], partitions: int) -> None:
@@ -104,8 +108,7 @@ class Progress:
         except KafkaException as error:
             raise broker_down(self._brokers, str(error)) from error
 
-    def close(self) -> None:
-        """Close the consumers."""
+    def __exit__(self, *_: object) -> None:
         for consumer in self._consumers:
             consumer.close()
 
@@ -164,7 +167,7 @@ def play(
         for event in to_events(columns):
             key, value = event.key.encode(), codec.encode(event)
             chunk_bytes += len(key) + len(value) + MESSAGE_OVERHEAD_BYTES
-            publisher.produce(partition, key, value)
+            publisher.publish(TAPE, partition, key, value)
         next_offset[partition] += len(columns)
         queue = ahead.setdefault(partition, deque())
         queue.append((next_offset[partition], chunk_bytes))
