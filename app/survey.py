@@ -110,7 +110,9 @@ def survey(recording: Recording, market: BinanceFormat, progress: Progress | Non
             steps.update(market.steps(content))
         recognised += len(drafts)
         for draft in drafts:
-            found = symbols.setdefault(draft.symbol, SymbolSurvey()) if draft.symbol else nameless
+            found = symbols.get(draft.symbol) if draft.symbol else nameless
+            if found is None:
+                found = symbols[draft.symbol] = SymbolSurvey()
             found.see(draft, frame.ts_recv)
             if draft.symbol and draft.kind is Kind.DELTA:
                 nameless.deltas += 1

@@ -141,6 +141,10 @@ class Needs:
         self.size = Need(limits.SIZE_LOTS_MAX)
         self.index = Need(limits.SCALED_MAX)
         self._of = {Amount.PRICE: self.price, Amount.SIZE: self.size, Amount.INDEX: self.index}
+        self._see = {
+            kind: tuple((name, self._of[amount].see) for name, amount in fields if amount in self._of)
+            for kind, fields in TEXT_FIELDS.items()
+        }
 
     def see(self, draft: Draft) -> None:
         """Take every text of a draft into account."""
@@ -151,9 +155,8 @@ class Needs:
                 see_price(level[0])
                 see_size(level[1])
             return
-        for name, amount in TEXT_FIELDS[draft.kind]:
-            if amount is not Amount.RATE:
-                self._of[amount].see(body[name])
+        for name, see in self._see[draft.kind]:
+            see(body[name])
 
     def adopt(self, other: Needs) -> None:
         """Need what the other needs too."""
@@ -186,11 +189,14 @@ class Reader:
         self.key = key
         self._price = _steps_reader(instrument["price_scale"], instrument["tick_size"])
         self._size = _steps_reader(instrument["size_scale"], instrument["lot_size"])
-        self._of: dict[Amount, Callable[[Any], int]] = {
+        readers: dict[Amount, Callable[[Any], int]] = {
             Amount.PRICE: self._price,
             Amount.SIZE: self._size,
             Amount.INDEX: partial(_scaled, scale=instrument["index_scale"]),
             Amount.RATE: partial(_scaled, scale=RATE_SCALE),
+        }
+        self._fields = {
+            kind: tuple((name, readers[amount]) for name, amount in fields) for kind, fields in TEXT_FIELDS.items()
         }
 
     def event(self, draft: Draft, ts_recv: int) -> Event:
@@ -199,9 +205,9 @@ class Reader:
         if draft.kind in (Kind.SNAPSHOT, Kind.DELTA):
             body["bids"] = self._levels(body["bids"])
             body["asks"] = self._levels(body["asks"])
-        for name, amount in TEXT_FIELDS[draft.kind]:
+        for name, read in self._fields[draft.kind]:
             if body[name] is not None:
-                body[name] = self._of[amount](body[name])
+                body[name] = read(body[name])
         event = Event(self.key, draft.ts_event, ts_recv, draft.kind, body)
         check(event)
         return event
