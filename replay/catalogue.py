@@ -25,6 +25,11 @@ def dataset_ids(datasets: Path) -> list[str]:
     return sorted(name for name in found if _ID.fullmatch(name))
 
 
+def manifests(datasets: Path) -> list[dict[str, Any]]:
+    """Every dataset's manifest, by id."""
+    return [load_manifest(datasets, dataset_id) for dataset_id in dataset_ids(datasets)]
+
+
 def load_manifest(datasets: Path, dataset_id: str) -> dict[str, Any]:
     """Manifest of a dataset."""
     known = dataset_ids(datasets)

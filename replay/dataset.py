@@ -38,10 +38,10 @@ LIBRARIES = ("numpy", "numba", "pyarrow")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a dataset is made of, besides the archive. `fractions` are decimal texts that add up to 1."""
+    """What a dataset is made of, besides the archive. `fractions` are decimal texts by split that add up to 1."""
 
     feature_set: str
-    horizon_s: int
+    horizon_s: float
     fractions: Mapping[str, str] = field(default_factory=lambda: dict(SPLITS))
     symbols: tuple[str, ...] | None = None
     from_ns: int | None = None
@@ -84,6 +84,7 @@ def build(
     made = make(_selected(archive, whole, recipe), recipe)
     manifest = {
         "id": dataset_id,
+        "feature_set": feature_set.id,
         "recipe": asdict(recipe),
         "archive": str(archive.path.resolve()),
         "inputs": used,
@@ -99,7 +100,8 @@ def build(
 def identify(recipe: Recipe, used: list[dict[str, Any]]) -> str:
     """Id of a dataset: what it is, and the hash of recipe and inputs."""
     name, number = recipe.feature_set.split("@")
-    return f"{name}-{number}-fwd{recipe.horizon_s}s-{json_digest([asdict(recipe), used])[:12]}"
+    horizon = f"{recipe.horizon_s:g}".replace(".", "_")
+    return f"{name}-{number}-fwd{horizon}s-{json_digest([asdict(recipe), used])[:12]}"
 
 
 def make(vectors: Vectors, recipe: Recipe) -> Made:
@@ -127,7 +129,9 @@ def output_hash(tables: Mapping[str, pa.Table]) -> str:
     return json_digest({name: table_digest(table) for name, table in tables.items()})
 
 
-def verify(datasets: Path, dataset_id: str, archive: ArchiveReader | None = None) -> dict[str, Any]:
+def verify(
+    datasets: Path, dataset_id: str, archive: ArchiveReader | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
     """Rebuild a dataset from its manifest and compare with what is stored: `equal`, and the three hashes.
 
     `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there.
@@ -136,7 +140,7 @@ def verify(datasets: Path, dataset_id: str, archive: ArchiveReader | None = None
     recipe, folder = Recipe.of(manifest["recipe"]), datasets / dataset_id
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     ends = _check_inputs(archive, manifest["inputs"])
-    whole = replay(archive, load(recipe.feature_set), last_offsets=ends)
+    whole = replay(archive, load(recipe.feature_set), last_offsets=ends, progress=progress)
     rebuilt = make(_selected(archive, whole, recipe), recipe).content["output_hash"]
     stored = output_hash({name: _read(folder / f"{name}.parquet") for name in recipe.fractions})
     expected = manifest["output_hash"]

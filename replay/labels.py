@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from schemas.columns import Int64
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
-from schemas.units import NS_PER_S
+from schemas.units import NS_PER_MS, NS_PER_S
 from schemas.vectors import Vectors
 
 PRICE = "mid_price"
@@ -37,18 +37,18 @@ class Label:
         return ~np.isnan(self.value)
 
 
-def label_name(horizon_s: int) -> str:
+def label_name(horizon_s: float) -> str:
     """Column name of a forward return."""
-    return f"forward_return_{horizon_s}s"
+    return f"forward_return_{horizon_s:g}s"
 
 
-def check_horizon(feature_set: FeatureSet, horizon_s: int) -> None:
+def check_horizon(feature_set: FeatureSet, horizon_s: float) -> None:
     """Refuse what could never be labelled. Errors: UsageError."""
-    cadence_ms = feature_set.cadence_ms
-    if horizon_s <= 0 or horizon_s * 1000 % cadence_ms:
+    cadence_ms, horizon_ns = feature_set.cadence_ms, round(horizon_s * NS_PER_S)
+    if horizon_ns <= 0 or horizon_ns % (cadence_ms * NS_PER_MS):
         raise UsageError(
-            f"no vector of {feature_set.id} is {horizon_s} s after another",
-            expected=f"a positive multiple of the cadence, {cadence_ms} ms", was=f"{horizon_s} s",
+            f"no vector of {feature_set.id} is {horizon_s:g} s after another",
+            expected=f"a positive multiple of the cadence, {cadence_ms} ms", was=f"{horizon_s:g} s",
             action="choose a horizon on the cadence of the feature set",
         )  # fmt: skip
     if PRICE not in feature_set.features:
@@ -58,7 +58,7 @@ def check_horizon(feature_set: FeatureSet, horizon_s: int) -> None:
         )  # fmt: skip
 
 
-def forward_return(vectors: Vectors, horizon_s: int) -> Label:
+def forward_return(vectors: Vectors, horizon_s: float) -> Label:
     """mid_price at T + horizon over mid_price at T, minus 1, of the same instrument.
 
     Both vectors must exist at exactly T and T + horizon and know their mid price; else, and behind the end of the
@@ -66,7 +66,7 @@ def forward_return(vectors: Vectors, horizon_s: int) -> Label:
     """
     check_horizon(vectors.feature_set, horizon_s)
     price = vectors.values[:, vectors.feature_set.features.index(PRICE)]
-    horizon = horizon_s * NS_PER_S
+    horizon = round(horizon_s * NS_PER_S)
     order = np.lexsort((vectors.time, vectors.key))
     key, time = vectors.key[order], vectors.time[order]
     value = np.full(len(vectors), np.nan)

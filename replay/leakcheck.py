@@ -5,8 +5,7 @@ Output: `LeakCheck`: rows compared and the columns that changed.
 State: a stretch of the tape between two cuts, in memory.
 Errors: those of `replay.reader`.
 
-At a cut every record after it is gone: the agent runs in a new process of its own state over copied arrays that end at
-the cut. To check fifty cuts in about the time of two replays, each run starts from the states saved at the cut before
+At a cut every record after it is gone: a new agent runs over copied arrays that end at the cut. To check fifty cuts in about the time of two replays, each run starts from the states saved at the cut before
 instead of from the beginning; those states come from a run that had not seen a later record either, so every vector
 between two cuts is made without anything after the second one, which is stricter than each cut asks for. The run from
 the beginning over a deleted archive gives the same and is tested to. A restart that changed a value would show, too.
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from agents.features import features_agent
-from replay.driver import Agent, MemoryStates, Replayed, replay, run
+from replay.driver import Agent, MemoryStates, Progress, Replayed, replay, run
 from replay.parity import differing_columns, matches
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, from_events, to_events
@@ -43,7 +42,7 @@ _POISONED = {
 
 @dataclass(slots=True)
 class LeakCheck:
-    """`rows_checked` vectors compared at `cuts` cuts; `leaking` names each column that changed, and `ok` is none."""
+    """`rows_checked` vectors compared over `cuts` cut offsets; `leaking` names each column that changed."""
 
     cuts: int = 0
     rows_checked: int = 0
@@ -66,16 +65,17 @@ def leakcheck(
     *,
     replayed: Replayed | None = None,
     agent: Agent = features_agent,
+    progress: Progress | None = None,
 ) -> LeakCheck:
     """Check every partition at every cut (fractions in [0, 1)); `replayed` saves the whole replay."""
     whole = (replayed or replay(archive, feature_set, agent=agent)).vectors
-    report = LeakCheck()
-    for partition in archive.partitions():
-        segments = archive.segments(partition)
-        first, end = segments[0].first_offset, segments[-1].last_offset + 1
-        offsets = sorted({first + int(cut * (end - first)) for cut in cuts})
-        report.cuts += len(offsets)
+    report, done = LeakCheck(), 0
+    spans = {p: (at[0].first_offset, at[-1].last_offset) for p in archive.partitions() for at in [archive.segments(p)]}
+    total = sum(last + 1 - first for first, last in spans.values())
+    for partition, (first, last) in spans.items():
         expected = whole.select(whole.partition == partition)
+        offsets = cut_offsets(cuts, first, last, expected)
+        report.cuts += len(offsets)
         states, before = MemoryStates(), first - 1
         for stretch, after in stretches(archive.batches(partition), offsets):
             until = int(stretch[-1].offset[-1])
@@ -87,7 +87,22 @@ def leakcheck(
             _compare(report, window, run(stretch, feature_set, states, agent=agent, saves=True))
             report.rows_checked += len(window)
             before = until
+            if progress is not None:
+                progress(done + until + 1 - first, total)
+        done += last + 1 - first
     return report
+
+
+def cut_offsets(cuts: Sequence[float], first: int, last: int, expected: Vectors) -> list[int]:
+    """Offsets of last kept records: each fraction of first..last, and the Tick of the last vector before it.
+
+    Behind such a Tick even a feature that looks one record ahead has nothing to look at; a cut anywhere else would
+    meet it only by luck.
+    """
+    drawn = {first + int(cut * (last + 1 - first)) for cut in cuts}
+    ticks = np.unique(expected.as_of_offset)
+    at = np.searchsorted(ticks, sorted(drawn), side="right") - 1
+    return sorted(drawn | set(ticks[at[at >= 0]].tolist()))
 
 
 def stretches(batches: Iterable[Columns], cuts: Sequence[int]) -> Iterator[tuple[list[Columns], Columns]]:
