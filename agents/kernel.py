@@ -2,7 +2,7 @@
 
 Input: the arrays of `Columns`, rows of an arena, and `slots`: the row of each of the batch's keys.
 State: rows, changed in place; every record is applied at most once per symbol (NEXT_OFFSET).
-Output: vectors in tape order, within one Tick in order of instrument names, so that no batch split and no restore shows.
+Output: vectors in tape order, within one Tick in order of instrument names, so that no batch split or restore shows.
 Units: times in ns UTC.
 """
 
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from agents import catalogue, logarithm, micro
 from agents.micro import Float64, compute
-from schemas import columns, events, limits, units
+from schemas import columns, events, limits, units, vectors
 from schemas.columns import ABSENT, Int64
 from schemas.events import FIELDS, Kind
-from tables import book, layout, windows
+from tables import book, compiled, layout, windows
 from tables import layout as at
 from tables.book import apply_delta, apply_snapshot, mid2
+from tables.compiled import inner
 from tables.windows import add_trade, advance, clear
 
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
@@ -65,7 +66,7 @@ TIME, OFFSET, AVAILABLE, EPOCH, QUALITY, KEY = range(6)
 OUTPUT_ROWS = 6
 
 
-@njit(nogil=True)
+@inner
 def set_instrument(row: Int64, body: Int64, start: int) -> None:
     """Take scales; where they differ from those known, all that was read by the old ones is forgotten."""
     same = row[at.HAS_INSTRUMENT] != 0
@@ -85,7 +86,7 @@ def set_instrument(row: Int64, body: Int64, start: int) -> None:
     row[at.FUNDING_INTERVAL_S] = body[start + _FUNDING_INTERVAL_S]
 
 
-@njit(nogil=True)
+@inner
 def fold(row: Int64, kind: int, ts_event: int, ts_recv: int, body: Int64, start: int) -> None:
     """Apply one record of a symbol. Before its first Instrument nothing can be read, so nothing is kept."""
     row[at.LAST_TS] = max(ts_recv, row[at.TICK], row[at.LAST_TS])
@@ -112,7 +113,7 @@ def fold(row: Int64, kind: int, ts_event: int, ts_recv: int, body: Int64, start:
         row[at.NEXT_FUNDING_TS] = body[start + 1]
 
 
-@njit(nogil=True)
+@inner
 def pass_tick(row: Int64, time: int) -> bool:
     """Advance one symbol to Tick `time`; False for a late or doubled Tick and for a symbol without Instrument."""
     if row[at.HAS_INSTRUMENT] == 0 or time <= row[at.TICK]:
@@ -129,14 +130,15 @@ def _sources_hash() -> int:
     numba's cache watches the file of the compiled function alone; as a closure's value this hash makes it watch all.
     """
     digest = blake2b(digest_size=7)
-    for module in (book, layout, windows, catalogue, logarithm, micro, columns, events, limits, units):
+    tables = (book, compiled, layout, windows)
+    for module in (*tables, catalogue, logarithm, micro, columns, events, limits, units, vectors):
         if module.__file__ is not None:
             digest.update(Path(module.__file__).read_bytes())
     return int.from_bytes(digest.digest(), "big")
 
 
 def _compiled(sources: int) -> Callable[..., Any]:
-    @njit(nogil=True, cache=True)
+    @njit(nogil=True, cache=True, error_model="numpy")
     def run(
         offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64, ts_recv: Int64,
         start: Int64, body: Int64, slots: NDArray[np.int32], rows: Int64, order: NDArray[np.int32],

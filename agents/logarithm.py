@@ -1,12 +1,12 @@
 """Natural logarithm of a ratio with the same bits on every CPU: only + - * / in a fixed order, no libm.
 
-Source: fdlibm e_log.c (Sun Microsystems, 1993): log((1 + s) / (1 - s)) = 2s + s R(s^2), here with s = (a - b) / (a + b),
-which keeps full precision where a and b are close. Error below 1.5 ulp.
+Source: fdlibm e_log.c (Sun Microsystems, 1993): log((1 + s) / (1 - s)) = 2s + s R(s^2), here with
+s = (a - b) / (a + b), which keeps full precision where a and b are close. Error below 1.5 ulp.
 """
 
 from __future__ import annotations
 
-from numba import njit
+from tables.compiled import inner
 
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
@@ -20,7 +20,7 @@ _L6 = 1.531383769920937332e-01
 _L7 = 1.479819860511658591e-01
 
 
-@njit(nogil=True)
+@inner
 def log_ratio(a: float, b: float) -> float:
     """log(a / b) of two positive finite numbers."""
     power = 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from agents.catalogue import CATALOGUE, INDEX
@@ -22,6 +21,7 @@ from schemas.units import NS_PER_MS, NS_PER_S
 from schemas.vectors import Quality
 from tables import layout as at
 from tables.book import mid2
+from tables.compiled import inner
 from tables.windows import extremes, mid2_before
 
 Float64 = NDArray[np.float64]
@@ -80,7 +80,7 @@ _ORDER_FLOW = INDEX["order_flow_imbalance_1s"]
 _CHURN_RATE = INDEX["churn_rate_1s"]
 
 
-@njit(nogil=True)
+@inner
 def give(values: Float64, reasons: Int64, column: int, value: float) -> None:
     """Set a column."""
     if math.isfinite(value):
@@ -90,32 +90,33 @@ def give(values: Float64, reasons: Int64, column: int, value: float) -> None:
         null(values, reasons, column, _ERROR)
 
 
-@njit(nogil=True)
+@inner
 def null(values: Float64, reasons: Int64, column: int, reason: int) -> None:
     """Set a column to null."""
     values[column] = math.nan
     reasons[column] = reason
 
 
-@njit(nogil=True)
+@inner
 def decimal(number: float, step: int, scale: int) -> float:
     """number * step / 10**scale: one rounding while the product is below 2**53, so decimals come out as written."""
-    return number * float(step) / _POWERS[scale]
+    power: float = _POWERS[scale]
+    return number * float(step) / power
 
 
-@njit(nogil=True)
+@inner
 def price(row: Int64, ticks: float) -> float:
     """Ticks in quote units."""
     return decimal(ticks, row[at.TICK_SIZE], row[at.PRICE_SCALE])
 
 
-@njit(nogil=True)
+@inner
 def size(row: Int64, lots: float) -> float:
     """Lots in base units."""
     return decimal(lots, row[at.LOT_SIZE], row[at.SIZE_SCALE])
 
 
-@njit(nogil=True)
+@inner
 def depth(row: Int64, side: int, count: int, levels: int) -> int:
     """Lots in the best levels of a side, as many as there are."""
     n = row[count]
@@ -125,7 +126,7 @@ def depth(row: Int64, side: int, count: int, levels: int) -> int:
     return total
 
 
-@njit(nogil=True)
+@inner
 def book_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int:
     """State of the book. Returns the flags that say something about the whole book."""
     if row[at.BOOK_STATE] == at.GAP:
@@ -163,7 +164,7 @@ def book_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int
     return flags | _CROSSED if bid > ask else flags
 
 
-@njit(nogil=True)
+@inner
 def book_windows(row: Int64, time: int, values: Float64, reasons: Int64) -> None:
     """What the book did over each window. A book in gap has been dealt with by `book_features`."""
     if row[at.BOOK_STATE] == at.GAP:
@@ -187,7 +188,7 @@ def book_windows(row: Int64, time: int, values: Float64, reasons: Int64) -> None
             give(values, reasons, _CHURN_RATE + w, float(row[sums + at.CHURN]) / seconds)
 
 
-@njit(nogil=True)
+@inner
 def vwap_ticks(row: Int64, sums: int, volume: int, low: int) -> float:
     """Volume-weighted price in ticks, harmonic for inverse contracts; NaN where a window's value left its int64."""
     value = float(row[sums + at.VALUE_HIGH]) * _VALUE_UNIT + float(row[sums + at.VALUE_LOW])
@@ -198,7 +199,7 @@ def vwap_ticks(row: Int64, sums: int, volume: int, low: int) -> float:
     return float(volume) * _INVERSE_UNIT / value
 
 
-@njit(nogil=True)
+@inner
 def trade_windows(row: Int64, time: int, values: Float64, reasons: Int64) -> None:
     """Trades and aggressor flow over each window."""
     high = 0
@@ -235,7 +236,7 @@ def trade_windows(row: Int64, time: int, values: Float64, reasons: Int64) -> Non
         give(values, reasons, _AVERAGE_SIZE + w, lots / (_POWERS[row[at.SIZE_SCALE]] * float(count)))
 
 
-@njit(nogil=True)
+@inner
 def told_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int:
     """What venues tell: mark, index, open interest, funding; and how late they tell it. Returns flags.
 
@@ -249,8 +250,8 @@ def told_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int
         give(values, reasons, _MARK_PRICE, decimal(float(mark), 1, row[at.INDEX_SCALE]))
     if index != ABSENT:
         give(values, reasons, _INDEX_PRICE, decimal(float(index), 1, row[at.INDEX_SCALE]))
-    if mark != ABSENT and index != ABSENT:
-        give(values, reasons, _BASIS_BPS, float(mark - index) * 10000.0 / float(index))
+        if mark != ABSENT:
+            give(values, reasons, _BASIS_BPS, float(mark - index) * 10000.0 / float(index))
     if row[at.OPEN_INTEREST] != ABSENT:
         give(values, reasons, _OPEN_INTEREST, size(row, float(row[at.OPEN_INTEREST])))
     unknown = _FUNDING_UNKNOWN if row[at.IS_PERPETUAL] != 0 else 0
@@ -268,7 +269,7 @@ def told_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int
     return _SKEW if row[at.FEED_DELAY] < 0 else 0
 
 
-@njit(nogil=True)
+@inner
 def compute(row: Int64, time: int, values: Float64, reasons: Int64) -> int:
     """All columns of a symbol at Tick `time`. Returns the flags of the whole vector; a null's own stand in reasons."""
     flags = book_features(row, time, values, reasons)

@@ -7,6 +7,7 @@ Errors: StateRefused for a blob that is torn, of another layout or of another sy
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 import zlib
@@ -24,7 +25,7 @@ from tables.book import levels
 
 _MAGIC = b"OTSR"
 _HEADER = struct.Struct("<4sHHQII")
-"""Magic, layout version, bytes of the name, layout hash, int64s of the payload, CRC-32 of all that follows the header."""
+"""Magic, layout version, bytes of the name, layout hash, int64s of the payload, CRC-32 of all behind the header."""
 _SIDES = ((at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT))
 _WORDS_MAX = at.RING_END + at.BUCKETS + 1 + 4 * LEVELS_MAX
 
@@ -81,7 +82,7 @@ class Arena:
         return int(self.rows[slot, at.NEXT_OFFSET]) - 1 if slot >= 0 else -1
 
     def touched(self) -> list[str]:
-        """Symbols that records have named since the last clear, those included whose records were all applied before."""
+        """Symbols that records have named since the last clear, also if the records were all applied before."""
         return [self.keys[slot] for slot in np.flatnonzero(self.touched_flags[: len(self.keys)]).tolist()]
 
     def clear_touched(self) -> None:
@@ -120,11 +121,9 @@ def _rows(capacity: int) -> Int64:
     """Rows of zeros. Pages stay unreal until written; huge pages would make 2 MB real for one number."""
     memory = mmap.mmap(-1, capacity * at.ROW_SIZE * 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        try:
+        # A kernel built without huge pages has nothing to advise.
+        with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-        except OSError:
-            # A kernel built without huge pages has nothing to refuse.
-            pass
     return np.frombuffer(memory, np.int64).reshape(capacity, at.ROW_SIZE)
 
 
@@ -167,9 +166,9 @@ def _unpack(words: Int64, row: Int64) -> None:
     row[: at.RING] = take(at.RING)
     n = int(take(1)[0])
     used = np.cumsum(take(n))
-    if n and not (0 <= used.min() and used.max() < at.BUCKETS):
+    if n and not (used.min() >= 0 and used.max() < at.BUCKETS):
         raise ValueError("a bucket outside the ring")
-    row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)[used] = take(n * at.SUM_COUNT).reshape(-1, n).T
+    row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)[used] = take(n * at.SUM_COUNT).reshape(at.SUM_COUNT, n).T
     row[at.RING_HIGH + used] = take(n)
     row[at.RING_LOW + used] = take(n)
     row[at.RING_MID : at.RING_END] = np.cumsum(take(at.BUCKETS))
@@ -226,6 +225,6 @@ def _open(key: str, blob: bytes) -> Int64:
 def _refused(key: str, expected: str, was: str) -> StateRefused:
     return StateRefused(
         f"stored state of {key} cannot be used", expected=expected, was=was,
-        action="delete the worker's data folder so that it is rebuilt from the changelog; if the changelog holds it too, "
+        action="delete the worker's data folder, it is rebuilt from the changelog; if the changelog holds the same, "
         "reset the consumer group and replay the tape",
     )  # fmt: skip

@@ -11,16 +11,16 @@ Source: Binance, "How to manage a local order book correctly" (futures: U, u, pu
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from schemas.columns import ABSENT, Int64
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
+from tables.compiled import inner
 
 _NO_ASK = 1 << 62
 
 
-@njit(nogil=True)
+@inner
 def best(row: Int64, side: int, count: int) -> tuple[int, int]:
     """Rank and size of the best level; of an empty side the worst rank possible and 0."""
     if row[count] == 0:
@@ -29,15 +29,17 @@ def best(row: Int64, side: int, count: int) -> tuple[int, int]:
     return row[last], row[last + LEVELS_MAX]
 
 
-@njit(nogil=True)
+@inner
 def mid2(row: Int64) -> int:
     """Best bid + best ask, 0 where the mid is unknown."""
     if row[at.BOOK_STATE] == at.GAP or row[at.BID_COUNT] == 0 or row[at.ASK_COUNT] == 0:
         return 0
-    return row[at.BIDS + row[at.BID_COUNT] - 1] - row[at.ASKS + row[at.ASK_COUNT] - 1]
+    bid: int = row[at.BIDS + row[at.BID_COUNT] - 1]
+    ask_rank: int = row[at.ASKS + row[at.ASK_COUNT] - 1]
+    return bid - ask_rank
 
 
-@njit(nogil=True)
+@inner
 def find(row: Int64, side: int, n: int, rank: int) -> int:
     """Position of the first level whose rank is not below `rank`: steps doubling from the best, then halving."""
     step = 1
@@ -55,7 +57,7 @@ def find(row: Int64, side: int, n: int, rank: int) -> int:
     return low
 
 
-@njit(nogil=True)
+@inner
 def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
     """Set one level; size 0 deletes. Returns 1 if the side changed. A full side drops its farthest level."""
     n = row[count]
@@ -93,7 +95,7 @@ def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
     return 1
 
 
-@njit(nogil=True)
+@inner
 def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whole: bool) -> tuple[int, int]:
     """Set the levels of one side of a record at body[start]. Returns where its levels end and the level changes."""
     n = body[start]
@@ -109,7 +111,7 @@ def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whol
     return end, changes
 
 
-@njit(nogil=True)
+@inner
 def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
     """Replace the book, unless it is sound and newer than the Snapshot."""
     sequence = body[start]
@@ -127,9 +129,9 @@ def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
     return True
 
 
-@njit(nogil=True)
+@inner
 def continues(row: Int64, first: int, last: int, previous: int) -> int:
-    """1: the Delta is the next of the chain, 0: it is older than the book and to be left out, -1: something is missing."""
+    """1: the Delta is the next of the chain, 0: it is older than the book, -1: one before it is missing."""
     sequence = row[at.SEQUENCE]
     chained = previous != ABSENT
     if row[at.BOOK_STATE] == at.SNAPSHOT_ONLY:
@@ -144,7 +146,7 @@ def continues(row: Int64, first: int, last: int, previous: int) -> int:
     return 1 if follows else -1
 
 
-@njit(nogil=True)
+@inner
 def apply_delta(row: Int64, body: Int64, start: int) -> bool:
     """Apply a Delta that continues the chain; where one is missing the book is in gap until the next Snapshot."""
     if row[at.BOOK_STATE] == at.GAP:

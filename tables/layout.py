@@ -100,7 +100,7 @@ RING_MID = RING_LOW + BUCKETS
 """Best bid + best ask at the Tick that opened each bucket."""
 RING_END = RING_MID + BUCKETS
 
-# A side: LEVELS_MAX ranks, then LEVELS_MAX sizes. Rank = price for bids, -price for asks: ascending, the best at the end.
+# A side: LEVELS_MAX ranks, then LEVELS_MAX sizes. Rank = price for bids, -price for asks: ascending, best at the end.
 _PAGE = 4096 // 8
 BIDS = -(-RING_END // _PAGE) * _PAGE
 ASKS = BIDS + 2 * LEVELS_MAX

@@ -1,24 +1,23 @@
 """Rolling windows of one row: a ring of 100 ms buckets with running integer sums.
 
 Input: trades, and the Ticks that close buckets. An event belongs to the bucket that the last Tick opened.
-State: open bucket, ring of the last 60 s, one sum per window and quantity; adding and closing cost the same at any rate.
+State: open bucket, ring of the last 60 s, one sum per window and quantity; a Tick costs the same at any rate of events.
 Output: sums over [T - W, T) at Tick T, exact because Ticks sit on the bucket grid.
 Units: lots, ticks; values of trades see `add_trade`.
 """
 
 from __future__ import annotations
 
-from numba import njit
-
 from schemas.columns import Int64
 from schemas.units import BASE_TICK_NS
 from tables import layout as at
+from tables.compiled import inner
 
 _LOW_MASK = (1 << at.VALUE_SHIFT) - 1
 _BUCKETS = at.WINDOW_BUCKETS
 
 
-@njit(nogil=True)
+@inner
 def add_trade(row: Int64, price: int, size: int, is_sell: int) -> None:
     """Count a trade in the open bucket.
 
@@ -48,14 +47,14 @@ def add_trade(row: Int64, price: int, size: int, is_sell: int) -> None:
     row[at.LAST_TRADE] = price
 
 
-@njit(nogil=True)
+@inner
 def clear_open(row: Int64, mid2: int) -> None:
     """An empty bucket, opened at this mid."""
     row[at.OPEN : at.OPEN_MID] = 0
     row[at.OPEN_MID] = mid2
 
 
-@njit(nogil=True)
+@inner
 def close_bucket(row: Int64, slot: int) -> None:
     """Move the open bucket into the ring; each window gains it and loses the bucket that is now too old."""
     for w in range(at.WINDOW_COUNT):
@@ -71,7 +70,7 @@ def close_bucket(row: Int64, slot: int) -> None:
     row[at.RING_MID + slot] = row[at.OPEN_MID]
 
 
-@njit(nogil=True)
+@inner
 def advance(row: Int64, time: int, mid2: int) -> None:
     """Close every bucket before Tick `time` and open the next. Ticks left out are empty buckets at the present mid."""
     if row[at.BIRTH] == 0:
@@ -91,13 +90,14 @@ def advance(row: Int64, time: int, mid2: int) -> None:
     row[at.TICK] = time
 
 
-@njit(nogil=True)
+@inner
 def mid2_before(row: Int64, window: int) -> int:
     """Best bid + best ask at the Tick one window ago, 0 where unknown."""
-    return row[at.RING_MID + (row[at.TICK] // BASE_TICK_NS - _BUCKETS[window]) % at.BUCKETS]
+    mid: int = row[at.RING_MID + (row[at.TICK] // BASE_TICK_NS - _BUCKETS[window]) % at.BUCKETS]
+    return mid
 
 
-@njit(nogil=True)
+@inner
 def extremes(row: Int64, window: int, high: int, low: int) -> tuple[int, int]:
     """Highest and lowest trade of a window, given those of the next shorter one (0, 0 for the first). 0: no trade."""
     now = row[at.TICK] // BASE_TICK_NS
@@ -111,7 +111,7 @@ def extremes(row: Int64, window: int, high: int, low: int) -> tuple[int, int]:
     return high, low
 
 
-@njit(nogil=True)
+@inner
 def clear(row: Int64) -> None:
     """No window at all, as before birth."""
     row[at.OPEN : at.RING_END] = 0
