@@ -179,7 +179,7 @@ def main() -> int:
     try:
         print("Starting Apache Kafka (the first time Maven fetches it) ...", file=sys.stderr)
         with KafkaBroker() as broker:
-            print(f"export KAFKA_BOOTSTRAP={broker.bootstrap}", flush=True)
+            print(f"export KAFKA_BOOTSTRAP={broker.bootstrap} ONETAPE_BROKERS={broker.bootstrap}", flush=True)
             print("Kafka is up; its data goes when it stops. Stop it with Ctrl-C.", file=sys.stderr)
             signal.pause()
     except KafkaMissing as missing:
