@@ -15,10 +15,10 @@ async def archive_agent(batches: AsyncIterable[ArchiveBatch], sink: ArchiveSink)
     """Archive batches until they end."""
     unsaved: list[ArchiveBatch] = []
     async for batch in batches:
-        sink.append(batch)
+        await sink.append(batch)
         unsaved.append(batch)
         if batch.ends_epoch:
-            sink.flush(batch.topic, batch.partition)
+            await sink.flush()
             for saved in unsaved:
                 saved.ack()
             unsaved.clear()

@@ -124,8 +124,8 @@ class LatestSink(Protocol):
 class ArchiveSink(Protocol):
     """Keeps rows for good. Rows at offsets it already has are skipped."""
 
-    def append(self, batch: ArchiveBatch) -> None:
+    async def append(self, batch: ArchiveBatch) -> None:
         """Take rows; they need not be on disk yet."""
 
-    def flush(self, topic: str, partition: int) -> None:
-        """Returns when every appended row of the partition is on disk."""
+    async def flush(self) -> None:
+        """Returns when every appended row is on disk."""

@@ -1,0 +1,202 @@
+"""The agents on Faust: a Faust agent per role feeds the lanes, and each lane runs the pure agent.
+
+Input: Faust events whose value is a `RawBatch`, unacknowledged (app/transport.py).
+Output: what the pure agents take: decoded batches with an acknowledgement; states in the Faust table.
+Errors: whatever an agent raises goes to the lanes' `fail`; the Faust agent itself is never restarted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import faust
+from faust.types import AppT, EventT, Message, TableT
+from mode import CrashingSupervisor
+
+from agents.lanes import Ack, Lane, Lanes
+from agents.ports import RawBatch
+from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
+from schemas.columns import Columns
+from schemas.errors import CheckFailed, RecordRefused
+from schemas.topics import DEAD_LETTERS, TAPE
+from schemas.vectors import VectorCodec, Vectors
+from tables import store
+
+logger = logging.getLogger(__name__)
+
+STREAM_BATCHES: Final = 4
+"""Batches that wait between the consumer and the lanes, over all partitions."""
+
+Bury = Callable[[int, Sequence[DeadLetter]], Awaitable[None]]
+
+
+class BatchSchema(faust.Schema[Any, RawBatch]):
+    """Hands a `RawBatch` on as it is: there is nothing for Faust to decode."""
+
+    def compile(self, app: AppT, **_: Any) -> Any:
+        """Faust's decode function for one topic."""
+
+        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:
+            return app.create_event(None, message.value, message.headers, message)
+
+        return decode
+
+
+def bind(app: faust.App, name: str, topics: Sequence[str], lanes: Lanes) -> None:
+    """Register a Faust agent that feeds every batch of `topics` to `lanes`. They acknowledge it."""
+    source = app.topic(*topics, schema=BatchSchema(), maxsize=STREAM_BATCHES)
+
+    async def feed(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await lanes.put(event.value, event.message.generation_id or 0, event.ack)
+
+    app.agent(source, name=name, supervisor_strategy=CrashingSupervisor)(feed)
+
+
+def state_table(app: faust.App, partitions: int) -> TableT[bytes, bytes]:
+    """The features agent's table: one value per instrument, in the partition of its tape records.
+
+    The app's store must be `tables.store.URL`: Faust takes a URL without a path in a table's own argument for none.
+    """
+    return app.Table(
+        "state", partitions=partitions, key_type=bytes, value_type=bytes, options=dict(store.OPTIONS)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TapeBatch:
+    """`agents.ports.Batch` out of Kafka."""
+
+    columns: Columns
+    is_first: bool
+    ends_epoch: bool
+    acknowledge: Ack
+
+    @property
+    def partition(self) -> int:
+        """Partition of every row."""
+        return self.columns.partition
+
+    def ack(self) -> None:
+        """See `agents.ports.Batch`."""
+        self.acknowledge()
+
+
+class TapeReader:
+    """Decodes the tape; what the gate refuses is buried as dead letters before the batch is handed on."""
+
+    def __init__(self, codec: TapeCodec, bury: Bury) -> None:
+        self._codec, self._bury = codec, bury
+
+    async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> TapeBatch:
+        """The batch as columns."""
+        columns, refused = self._codec.decode_batch(TAPE, raw.partition, raw.offsets, raw.keys, raw.values)
+        if refused:
+            await self._bury(raw.partition, refused)
+        return TapeBatch(columns, is_first, ends_epoch, ack)
+
+
+class LaneStates:
+    """`agents.ports.States` of one lane: the Faust table, saved through the last offset the lane handed over."""
+
+    def __init__(
+        self, changelog: store.Changelog, lane: Lane, end_offset: Callable[[int], int | None], fence: Callable[[], None]
+    ) -> None:
+        """`end_offset` is the end of a tape partition if known; `fence` raises if the partition may be lost."""
+        self._changelog, self._lane, self._end_offset, self._fence = changelog, lane, end_offset, fence
+
+    def load(self, partition: int) -> dict[str, bytes]:
+        """Every state of the partition. Errors: StateRefused."""
+        return self._changelog.load(partition, self._end_offset(partition))
+
+    def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
+        """Store states; the broker gets them before the next commit. Errors: DependencyDown."""
+        self._fence()
+        self._changelog.save(partition, self._lane.last_offset, blobs)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBatch:
+    """`agents.ports.VectorBatch` out of Kafka."""
+
+    vectors: Vectors
+    values: list[bytes]
+    acknowledge: Ack
+
+    def ack(self) -> None:
+        """See `agents.ports.VectorBatch`."""
+        self.acknowledge()
+
+
+class VectorReader:
+    """Decodes a features topic. A foreign message is left out with a log line."""
+
+    def __init__(self, codec: VectorCodec) -> None:
+        self._codec = codec
+
+    async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> ServedBatch:
+        """The batch as vectors and as the bytes they came in."""
+        values = [value for value in raw.values if value is not None]
+        try:
+            return ServedBatch(self._codec.decode(values), values, ack)
+        except RecordRefused:
+            values = [value for value in values if self._is_ours(value)]
+            logger.error("%s partition %d: left out messages that are no vectors", raw.topic, raw.partition)
+            return ServedBatch(self._codec.decode(values), values, ack)
+
+    def _is_ours(self, value: bytes) -> bool:
+        try:
+            self._codec.decode([value])
+        except RecordRefused:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedBatch:
+    """`agents.ports.ArchiveBatch` out of Kafka."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    rows: Columns | Vectors | Sequence[DeadLetter]
+    ends_epoch: bool
+    acknowledge: Ack
+
+    def ack(self) -> None:
+        """See `agents.ports.ArchiveBatch`."""
+        self.acknowledge()
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReader:
+    """Decodes any archived topic; `prefix` is cut off topic names."""
+
+    tape: TapeCodec
+    letters: DeadLetterCodec
+    vectors: Mapping[str, VectorCodec]
+    prefix: str = field(default="")
+
+    async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> ArchivedBatch:
+        """The batch. Errors: CheckFailed for a message that only our own agents could have written and did not."""
+        topic = raw.topic.removeprefix(self.prefix)
+        try:
+            rows = self._decode(topic, raw)
+        except RecordRefused as error:
+            raise CheckFailed(
+                f"{raw.topic} partition {raw.partition} holds a message that cannot be archived",
+                expected="messages written by onetape", was=error.reason,
+                action="find who writes to this topic; to go on, archive into a new folder under another group prefix",
+            ) from error  # fmt: skip
+        return ArchivedBatch(topic, raw.partition, raw.offsets, rows, ends_epoch, ack)
+
+    def _decode(self, topic: str, raw: RawBatch) -> Columns | Vectors | list[DeadLetter]:
+        if topic == TAPE:
+            return self.tape.decode_batch(TAPE, raw.partition, raw.offsets, raw.keys, raw.values)[0]
+        values = [value or b"" for value in raw.values]
+        if topic == DEAD_LETTERS:
+            return [self.letters.decode(value) for value in values]
+        return self.vectors[topic].decode(values)

@@ -1,0 +1,158 @@
+"""Lanes: one run of an agent per partition and assignment, fed with whole batches.
+
+A lane hands batches to its agent and says when an epoch ends: after so many seconds, even if nothing more comes, or
+after so many rows. Closing a lane gives the agent a last batch without rows that ends the epoch, so that everything it
+has is saved and acknowledged before the partition goes to another worker or this one stops.
+
+Input: `RawBatch` messages with their acknowledgement.
+State: at most `WAITING` batches per lane; what waits when a lane closes is dropped, unacknowledged, and read again.
+Errors: the first exception of an agent goes to `fail`; from then on nothing is handed over.
+Units: seconds of the injected monotonic clock; rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from agents.ports import RawBatch
+
+WAITING: Final = 2
+
+B_co = TypeVar("B_co", covariant=True)
+Ack = Callable[[], object]
+
+
+class Adapt(Protocol[B_co]):
+    """Makes what an agent takes out of what the broker gave. The raw batch has no rows when it only ends the epoch."""
+
+    async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> B_co:
+        """The batch. `ack` acknowledges it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """When an epoch ends: after `seconds`, or after `rows` rows if sooner. `clock` is monotonic, in seconds."""
+
+    seconds: float
+    rows: int
+    clock: Callable[[], float]
+
+
+class Lane:
+    """One partition under one assignment."""
+
+    def __init__(self, topic: str, partition: int, epoch: Epoch) -> None:
+        self.topic, self.partition = topic, partition
+        self.last_offset = -1
+        self._epoch = epoch
+        self._waiting: deque[tuple[RawBatch, Ack]] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closing = False
+
+    async def put(self, raw: RawBatch, ack: Ack) -> None:
+        """Hand over a batch; waits while the lane is full and drops it if the lane closes."""
+        while len(self._waiting) >= WAITING and not self._closing:
+            self._room.clear()
+            await self._room.wait()
+        if not self._closing:
+            self._waiting.append((raw, ack))
+            self._changed.set()
+
+    def close(self) -> None:
+        """Let the agent finish the batch it has, save, and end."""
+        self._closing = True
+        self._room.set()
+        self._changed.set()
+
+    async def batches(self, adapt: Adapt[B_co]) -> AsyncIterator[B_co]:
+        """The agent's input."""
+        clock = self._epoch.clock
+        is_first, is_saved, rows, began = True, True, 0, clock()
+        while not (self._closing and is_saved):
+            left = None if is_saved else max(0.0, began + self._epoch.seconds - clock())
+            item = await self._take(left)
+            if item is None and is_saved:
+                continue
+            raw, ack = item or (RawBatch(self.topic, self.partition, [], [], []), _nothing)
+            if is_saved:
+                began = clock()
+            rows += len(raw.offsets)
+            over = clock() - began >= self._epoch.seconds or rows >= self._epoch.rows
+            ends_epoch = item is None or over
+            batch = await adapt(raw, is_first, ends_epoch, ack)
+            if raw.offsets:
+                self.last_offset = raw.offsets[-1]
+            yield batch
+            is_first, is_saved = False, ends_epoch
+            if ends_epoch:
+                rows = 0
+
+    async def _take(self, seconds: float | None) -> tuple[RawBatch, Ack] | None:
+        """The next batch, or None when the lane closes or the time is up."""
+        while not self._closing:
+            if self._waiting:
+                self._room.set()
+                return self._waiting.popleft()
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                return None
+        return None
+
+
+def _nothing() -> None:
+    """Acknowledgement of a batch without rows."""
+
+
+class Lanes:
+    """Every lane of one agent."""
+
+    def __init__(
+        self, run: Callable[[Lane], Awaitable[None]], epoch: Epoch, fail: Callable[[BaseException], None]
+    ) -> None:
+        self._run, self._epoch, self._fail = run, epoch, fail
+        self._lanes: dict[tuple[str, int], tuple[Lane, asyncio.Task[None]]] = {}
+        self._closed_generation = -1
+        self._failed = False
+
+    async def put(self, raw: RawBatch, generation: int, ack: Ack) -> None:
+        """Hand a batch to its partition's lane; one of an assignment that was closed is dropped."""
+        if self._failed or generation <= self._closed_generation:
+            return
+        place = (raw.topic, raw.partition)
+        if place not in self._lanes:
+            lane = Lane(raw.topic, raw.partition, self._epoch)
+            task = asyncio.create_task(self._guard(lane), name=f"{raw.topic}-{raw.partition}")
+            self._lanes[place] = (lane, task)
+        await self._lanes[place][0].put(raw, ack)
+
+    async def close(self, generation: int, seconds: float) -> bool:
+        """Close every lane of an assignment. False if an agent did not end within `seconds` and was cancelled."""
+        self._closed_generation = max(self._closed_generation, generation)
+        closing, self._lanes = self._lanes, {}
+        for lane, _ in closing.values():
+            lane.close()
+        tasks = [task for _, task in closing.values()]
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=0 if self._failed else seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        return not late
+
+    async def _guard(self, lane: Lane) -> None:
+        try:
+            await self._run(lane)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # an agent's bug ends the worker before anything more is acknowledged
+            self._failed = True
+            self._fail(error)

@@ -1,0 +1,126 @@
+"""The worker's topics and consumer groups on a broker: their names, their making, their checking.
+
+Input: settings.
+Output: topics on the broker, as the topic table and the settings say.
+Errors: DependencyDown when the broker does not answer; UsageError for a topic with another partition count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from app.config import Settings
+from app.publish import broker_down
+from schemas import feature_sets, limits
+from schemas.errors import UsageError
+from schemas.topics import TOPICS, Topic
+
+ROLES: Final = ("features", "latest", "archive")
+ANSWER_S: Final = 5.0
+COMPACTION_LAG_MS: Final = 600_000
+"""A state record stays on the changelog for so long, whatever is written after it: see tables/store.py."""
+
+
+def wire_topic(settings: Settings, topic: str) -> str:
+    """Name of a topic on the broker."""
+    return settings.topic_prefix + topic
+
+
+def groups(settings: Settings) -> dict[str, str]:
+    """Consumer group of each role."""
+    feature_set = feature_sets.load(settings.feature_set)
+    version = f"{feature_set.name}-v{feature_set.version}"
+    names = {"features": f"features-{version}", "latest": f"latest-{version}", "archive": "archive"}
+    return {role: f"{settings.topic_prefix}onetape-{name}" for role, name in names.items()}
+
+
+def changelog_topic(settings: Settings) -> str:
+    """Changelog of the features agent's state table, as Faust names it."""
+    return f"{groups(settings)['features']}-state-changelog"
+
+
+def partitions_of(settings: Settings) -> dict[str, int]:
+    """Every topic a worker needs, with its partition count."""
+    counts = {wire_topic(settings, topic.name): topic.partitions or settings.partitions for topic in _topics(settings)}
+    return {**counts, changelog_topic(settings): settings.partitions}
+
+
+def _topics(settings: Settings) -> list[Topic]:
+    features = feature_sets.load(settings.feature_set).topic
+    known = dict(TOPICS)
+    known.setdefault(features, Topic(features, retention_ms=7 * 86_400_000))
+    return list(known.values())
+
+
+def ensure_topics(settings: Settings) -> None:
+    """Make missing topics and check the partition counts of the others. An embedded broker has them already."""
+    admin = _admin(settings)
+    wanted = partitions_of(settings)
+    present = _present(admin, settings)
+    for name, count in wanted.items():
+        if present.get(name, count) != count:
+            raise UsageError(
+                f"topic {name} has another partition count than this worker is set to",
+                expected=f"{count} partitions", was=str(present[name]),
+                action=f"set ONETAPE_PARTITIONS={present[name]}, or another ONETAPE_TOPIC_PREFIX",
+            )  # fmt: skip
+    missing = wanted.keys() - present.keys()
+    if not missing:
+        return
+    if settings.broker_is_embedded:
+        raise UsageError(
+            "the embedded broker lacks topics", expected="the topics of app.topics.partitions_of",
+            was=f"no {', '.join(sorted(missing))}", action="start it with these topics, or use a real Kafka",
+        )  # fmt: skip
+    made = admin.create_topics([_new_topic(settings, name, wanted[name]) for name in sorted(missing)])
+    for name, future in made.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise broker_down(settings.brokers, f"{name}: {error.args[0].str()}") from error
+
+
+def delete_topics(settings: Settings) -> None:
+    """Delete every topic of these settings: for runs under a prefix of their own."""
+    futures = _admin(settings).delete_topics(sorted(partitions_of(settings)))
+    for future in futures.values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise broker_down(settings.brokers, str(error.args[0])) from error
+
+
+def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
+    config: dict[str, Any] = {"max.message.bytes": str(2 * limits.MESSAGE_BYTES_MAX)}
+    if name == changelog_topic(settings):
+        config |= {"cleanup.policy": "compact", "min.compaction.lag.ms": str(COMPACTION_LAG_MS)}
+    else:
+        topic = next(topic for topic in _topics(settings) if wire_topic(settings, topic.name) == name)
+        config |= {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}
+        config["max.message.bytes"] = str(topic.message_bytes_max + limits.ORIGINAL_BYTES_MAX)
+    return NewTopic(name, partitions, settings.replication, config=config)
+
+
+def _admin(settings: Settings) -> AdminClient:
+    try:
+        return AdminClient({"bootstrap.servers": settings.brokers, "log_level": 0})
+    except KafkaException as error:
+        raise UsageError(
+            "ONETAPE_BROKERS cannot be used", expected="host:port, separated by commas", was=repr(settings.brokers),
+            action="correct ONETAPE_BROKERS",
+        ) from error  # fmt: skip
+
+
+def _present(admin: AdminClient, settings: Settings) -> dict[str, int]:
+    """Topics on the broker with their partition counts."""
+    try:
+        listed = admin.list_topics(timeout=ANSWER_S).topics
+        return {name: len(topic.partitions) for name, topic in listed.items()}
+    except KafkaException as error:
+        raise broker_down(settings.brokers, error.args[0].str()) from error

@@ -1,0 +1,198 @@
+"""The seam between Faust and whole batches: one Faust message per fetched batch of one partition.
+
+Faust hands over one record at a time and acknowledges one offset at a time. Here the consumer folds what one fetch
+brought of a source topic into `RawBatch` messages whose offset is the batch's last, and keeps the books itself: a
+`Ledger` per partition knows which batches were delivered and which are acknowledged, so what is committed is the last
+offset of the unbroken run of acknowledged batches, plus one. Changelog topics go through untouched, so that Faust
+recovers its tables as ever.
+
+Input: what aiokafka fetched.
+Output: Faust messages with a `RawBatch` as value; committed offsets.
+State: one ledger per assigned partition of a source topic; it begins anew with every assignment and seek.
+Errors: ProducerSendError from `before_commit` crashes the app before the commit, as Faust does for its own producer.
+Source: faust-streaming 0.15.3, faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from faust.transport.consumer import RecordMap
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, AppT, ConsumerMessage, Message
+from faust.types.tuples import ack_lock
+from mode.utils.futures import notify
+from yarl import URL
+
+from agents.ports import RawBatch
+
+logger = logging.getLogger(__name__)
+
+FETCH_RECORDS = 10_000
+"""Records one poll brings at most, over all partitions; batches of `batch_size` are cut out of it."""
+
+Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
+HandOver = Callable[[], Awaitable[None]]
+
+
+class Ledger:
+    """Delivered batches of one partition in offset order, and which of them are acknowledged."""
+
+    def __init__(self, start: int | None = None) -> None:
+        """`start` is the offset the first batch has to begin with, None if nobody knows."""
+        self._next = start
+        self._open: deque[int] = deque()
+        self._acked: set[int] = set()
+        self._safe: int | None = None
+
+    def deliver(self, first: int, last: int) -> range:
+        """Note a batch with offsets first to last. Returns the offsets that should have come before it and did not.
+
+        A batch that begins before the end of the one before it is a re-read after a seek: the ledger begins anew.
+        """
+        if self._next is not None and first < self._next:
+            self._open.clear()
+            self._acked.clear()
+            self._next = first
+        missing = range(first if self._next is None else self._next, first)
+        self._next = last + 1
+        self._open.append(last)
+        return missing
+
+    def ack(self, last: int) -> bool:
+        """The batch that ends with `last` may be committed. False if it is not open."""
+        if last in self._acked or last not in self._open:
+            return False
+        self._acked.add(last)
+        while self._open and self._open[0] in self._acked:
+            done = self._open.popleft()
+            self._acked.remove(done)
+            self._safe = done + 1
+        return True
+
+    def committable(self) -> int | None:
+        """The offset to commit: one after the last batch before which no batch is open. None if there is none."""
+        return self._safe
+
+
+class Consumer(driver.Consumer):
+    """Faust's Kafka consumer, with batches for the source topics."""
+
+    transport: Transport
+
+    def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
+        self._sources = transport.sources
+        self._ledgers: dict[TP, Ledger] = {}
+        super().__init__(transport, *args, **kwargs)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
+        fetched = await super()._getmany(active_partitions, timeout)
+        return {
+            tp: list(self._cut(tp, records)) if tp.topic in self._sources else records
+            for tp, records in fetched.items()
+        }
+
+    def _cut(self, tp: TP, records: Sequence[Any]) -> Iterator[RawBatch]:
+        size = self.transport.batch_size
+        for at in range(0, len(records), size):
+            part = records[at : at + size]
+            yield RawBatch(
+                tp.topic, tp.partition, [record.offset for record in part],
+                [record.key for record in part], [record.value for record in part],
+            )  # fmt: skip
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if not isinstance(record, RawBatch):
+            return super()._to_message(tp, record)
+        first, last = record.offsets[0], record.offsets[-1]
+        missing = self._ledger(tp).deliver(first, last)
+        if missing:
+            logger.error(
+                "offsets %d to %d of %s partition %d were gone before they were read: "
+                "the topic's retention is shorter than this worker's lag",
+                missing[0], missing[-1], tp.topic, tp.partition,
+            )  # fmt: skip
+        value: Any = record  # Faust's hint says bytes; it hands the value on as it is
+        return ConsumerMessage(
+            tp.topic, tp.partition, last, timestamp=0.0, timestamp_type=0, headers=None, key=None, value=value,
+            checksum=None, serialized_key_size=0, serialized_value_size=0, tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    def _ledger(self, tp: TP) -> Ledger:
+        if tp not in self._ledgers:
+            self._ledgers[tp] = Ledger()
+        return self._ledgers[tp]
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Faust takes skipped offsets for acknowledged ones; inside a batch they are not."""
+        if tp.topic not in self._sources:
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    def ack(self, message: Message) -> bool:
+        """Acknowledge a batch. One of an earlier assignment counts for nothing."""
+        if message.topic not in self._sources:
+            return bool(super().ack(message))
+        with ack_lock:
+            if message.acked:
+                return False
+            message.acked = True
+            self._unacked_messages.discard(message)
+            notify(self._waiting_for_ack)
+            if message.generation_id != self.app.consumer_generation_id:
+                return False
+            self._acked[message.tp]  # Faust commits the partitions that have an entry here
+            return self._ledger(message.tp).ack(message.offset)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._ledger(tp).committable() if tp.topic in self._sources else super()._new_offset(tp)
+
+    async def _handle_attached(self, commit_offsets: Mapping[TP, int]) -> None:
+        await super()._handle_attached(commit_offsets)
+        await self.transport.before_commit(commit_offsets)
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; a partition without one to its beginning: Faust would leave it where it is."""
+        await super().perform_seek()
+        sources = {tp for tp in self.assignment() if tp.topic in self._sources}
+        self._ledgers = {tp: Ledger(self._committed_offset[tp]) for tp in sources}
+        fresh = [driver.ensure_aiokafka_TP(tp) for tp in sources if self._committed_offset[tp] is None]
+        if fresh:
+            await self._thread.seek_to_beginning(*fresh)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Before partitions go to another worker: save and commit what is done, then forget them."""
+        await self.transport.before_revoke()
+        await self.commit()
+        for tp in revoked:
+            self._ledgers.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
+
+
+class Transport(driver.Transport):
+    """Faust's Kafka transport with batches for `sources`; put it in with `app.transport = Transport(...)`.
+
+    `before_commit` is awaited with the offsets about to be committed and raises ProducerSendError to prevent it.
+    `before_revoke` is awaited before partitions are given up: what is acknowledged on its return is committed.
+    """
+
+    Consumer = Consumer
+
+    def __init__(
+        self,
+        url: list[URL],
+        app: AppT,
+        *,
+        sources: frozenset[str],
+        batch_size: int,
+        before_commit: Commit,
+        before_revoke: HandOver,
+    ) -> None:
+        super().__init__(url, app)
+        self.sources = sources
+        self.batch_size = batch_size
+        self.before_commit = before_commit
+        self.before_revoke = before_revoke

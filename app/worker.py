@@ -1,0 +1,139 @@
+"""The worker: features, latest and archive agents in one process, each a Faust app with a consumer group of its own.
+
+Input: the topics of `app.topics` on the broker.
+Output: vectors and dead letters on their topics; the newest vectors in Redis; the archive.
+State: `data_dir`: one RocksDB per partition; a lock file, for two workers cannot share it.
+Errors: DependencyDown when broker or Redis do not answer at the start; UsageError for settings that cannot be; whatever
+    an agent raises ends the worker, before anything more is acknowledged.
+Units: seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import signal
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from faust.exceptions import ProducerSendError
+
+from app.config import Settings
+from app.redis_latest import check_redis
+from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
+from app.topics import ROLES, ensure_topics
+from schemas.errors import OnetapeError, UsageError
+
+logger = logging.getLogger(__name__)
+
+BEAT_S: Final = 0.2
+STOP_S: Final = 4.0
+
+
+def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
+    """Run until SIGTERM or SIGINT, then stop cleanly; returns 0. Errors: as the module says."""
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger().addFilter(_is_ours)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_ours)
+    ensure_topics(settings)
+    if "latest" in roles:
+        check_redis(settings.redis_url)
+    with _owned(settings.data_dir):
+        asyncio.run(_serve(settings, roles))
+    return 0
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Errors for people are told once, by the command line; Faust would add a traceback to them."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OnetapeError | ProducerSendError)
+
+
+@contextmanager
+def _owned(data_dir: Path) -> Iterator[None]:
+    """The data folder, locked against a second worker."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "worker.lock").open("w")
+    except OSError as error:
+        raise UsageError(
+            f"the data folder {data_dir} cannot be used", expected="a writable folder", was=str(error),
+            action="set ONETAPE_DATA_DIR",
+        ) from error  # fmt: skip
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"the data folder {data_dir} is in use", expected="one worker per folder", was="another worker",
+                action="set ONETAPE_DATA_DIR to another folder for this worker",
+            ) from error  # fmt: skip
+        yield
+
+
+async def _serve(settings: Settings, roles: Collection[str]) -> None:
+    """Run the roles until a signal or a failure. Errors: the first failure."""
+    stop = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pulse = Pulse(settings.session_timeout_s)
+    async with AsyncExitStack() as stack:
+        started: list[Role] = []
+        if "features" in roles:
+            started.append(features_role(settings, stack, pulse.fence, fail))
+        if "latest" in roles:
+            started.append(latest_role(settings, stack, fail))
+        if "archive" in roles:
+            started.append(archive_role(settings, stack, fail))
+        starting = [asyncio.create_task(_guarded_start(role, fail)) for role in started]
+        pulse.start()
+        while not stop.is_set():
+            try:
+                pulse.beat()
+            except PartitionsLost as error:
+                fail(error)
+            for role in started:
+                if role.app.crashed:
+                    fail(role.app.crash_reason or RuntimeError("Faust stopped without a reason"))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), BEAT_S)
+        await _stop(started, starting, is_clean=not failures)
+        if failures:
+            raise failures[0]
+
+
+async def _guarded_start(role: Role, fail: Fail) -> None:
+    try:
+        await role.app.start()
+    except Exception as error:
+        fail(error)
+
+
+async def _stop(roles: Sequence[Role], starting: Sequence[asyncio.Task[None]], is_clean: bool) -> None:
+    """Stop the apps; a clean stop saves and commits first."""
+
+    async def one(role: Role) -> None:
+        await role.close()
+        if is_clean and role.app.consumer.assignment():
+            await role.app.consumer.commit()
+        await role.app.stop()
+
+    for task in starting:
+        if not task.done():
+            task.cancel()
+    stopping = [asyncio.create_task(one(role)) for role in roles]
+    if stopping:
+        _, late = await asyncio.wait(stopping, timeout=CLOSE_S + STOP_S)
+        for task in late:
+            task.cancel()

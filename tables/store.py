@@ -1,0 +1,204 @@
+"""The state table: every symbol's state in RocksDB on this machine, and in a Faust changelog for the next machine.
+
+A value is 8 bytes big-endian, the tape offset up to which it was saved, then the blob. Faust's own RocksDB store (its
+rocksdict driver) opens, assigns and recovers the partitions; what it leaves open is closed here:
+
+- its block cache is 2 GiB per partition unless told otherwise;
+- a damaged folder stops the worker; here it is emptied and filled again from the changelog;
+- it never closes a database, so a partition that comes back soon is still locked;
+- an error while the changelog is replayed is logged and skipped; here it is raised when the states are loaded;
+- the last changelog record wins, even if a worker that had lost the partition wrote it late; here the highest offset.
+
+State: `{tabledir}/{table}-{partition}.db` with the offset of the last changelog record it has seen.
+Errors: StateRefused for states of another tape or that could not be recovered; DependencyDown when the disk refuses.
+Source: faust-streaming 0.15.3, faust/stores/rocksdb.py and faust/tables/recovery.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import rocksdict
+from faust.stores import STORES
+from faust.stores import rocksdb as faust_rocksdb
+from faust.types import TP, CollectionT, EventT
+
+from schemas.errors import DependencyDown, StateRefused
+
+logger = logging.getLogger(__name__)
+
+SCHEME: Final = "onetape"
+URL: Final = f"{SCHEME}://"
+OPTIONS: Final[Mapping[str, Any]] = {
+    "driver": "rocksdict",
+    "block_cache_size": 16 << 20,
+    "write_buffer_size": 8 << 20,
+    "max_write_buffer_number": 2,
+    "target_file_size_base": 8 << 20,
+}
+_HEADER: Final = struct.Struct(">q")
+_REFUSALS: Final = ("lock", "no space", "permission", "read-only", "too many open files")
+"""What RocksDB says when the folder is fine and the machine is not: no reason to throw a state away."""
+
+Publish = Callable[[str, int, Sequence[tuple[bytes | None, bytes]]], "asyncio.Future[int]"]
+
+
+def pack(saved_through: int, blob: bytes) -> bytes:
+    """A stored value."""
+    return _HEADER.pack(saved_through) + blob
+
+
+def unpack(value: bytes) -> tuple[int, bytes]:
+    """(offset saved through, blob) of a stored value. Errors: StateRefused."""
+    if len(value) < _HEADER.size:
+        raise StateRefused(
+            "a stored state is cut", expected=f"at least {_HEADER.size} bytes", was=f"{len(value)} bytes",
+            action="delete the data folder; the states come back from the changelog",
+        )  # fmt: skip
+    return _HEADER.unpack_from(value)[0], value[_HEADER.size :]
+
+
+class Store(faust_rocksdb.Store):
+    """Faust's RocksDB store with closed gaps; the table's URL is `URL` and its options are `OPTIONS`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._failure: Exception | None = None
+
+    def put(self, partition: int, values: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write values of one partition at once. Errors: DependencyDown."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in values:
+            batch.put(key, value)
+        try:
+            self._db_for_partition(partition).write(batch)
+        except Exception as error:  # rocksdict raises plain Exception
+            raise self._disk(error) from error
+
+    def items_of(self, partition: int) -> dict[bytes, bytes]:
+        """Every value of a partition. Errors: StateRefused if the changelog could not be replayed."""
+        if self._failure is not None:
+            raise StateRefused(
+                "the states could not be recovered", expected="a changelog that can be read", was=str(self._failure),
+                action="make room or repair the disk, delete the data folder and start the worker again",
+            ) from self._failure  # fmt: skip
+        return dict(self._visible_items(self._db_for_partition(partition)))
+
+    def note_persisted(self, tp: TP, offset: int) -> None:
+        """The broker has the changelog up to `offset`: recovery may begin behind it. Nothing if it is not ours now."""
+        if tp.partition in self._dbs:
+            self.set_persisted_offset(tp, offset)
+
+    def apply_changelog_batch(
+        self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
+    ) -> None:
+        """Take recovered values; a value saved through a lower offset than the one at hand is late and left out."""
+        try:
+            kept = [event for event in batch if not self._is_late(event)]
+            super().apply_changelog_batch(kept, to_key, to_value)
+        except Exception as error:  # Faust would log it and call the recovery complete
+            self._failure = self._failure or error
+
+    def _is_late(self, event: EventT[Any]) -> bool:
+        message = event.message
+        present = self._db_for_partition(message.partition).get(message.key)
+        return present is not None and message.value is not None and unpack(present)[0] > unpack(message.value)[0]
+
+    def _open_for_partition(self, partition: int) -> Any:
+        path = self.partition_path(partition)
+        try:
+            return self._open_checked(partition)
+        except Exception as error:  # rocksdict raises plain Exception
+            if any(word in str(error).lower() for word in _REFUSALS):
+                raise
+            logger.warning(
+                "the state folder of partition %d is damaged (%s): it is filled again from the changelog",
+                partition, str(error).partition("\n")[0],
+            )  # fmt: skip
+        shutil.rmtree(path, ignore_errors=True)
+        return self._open_checked(partition)
+
+    def _open_checked(self, partition: int) -> Any:
+        db = super()._open_for_partition(partition)
+        try:
+            for _ in db.items():  # reads every block, and so verifies every checksum
+                pass
+            db.get(self.offset_key)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def revoke_partitions(self, table: CollectionT, tps: set[TP]) -> None:
+        """Close the databases of partitions that go to another worker."""
+        for tp in tps:
+            if tp.topic in table.changelog_topic.topics:
+                self._close(tp.partition)
+
+    async def stop(self) -> None:
+        """Close every database."""
+        for partition in list(self._dbs):
+            self._close(partition)
+
+    def _close(self, partition: int) -> None:
+        db = self._dbs.pop(partition, None)
+        if db is not None:
+            db.close()
+
+    def _disk(self, error: Exception) -> DependencyDown:
+        return DependencyDown(
+            "the states cannot be written", expected=f"a writable folder {self.path}", was=str(error),
+            action="make room or repair the disk and start the worker again; nothing was acknowledged",
+        )  # fmt: skip
+
+
+STORES[SCHEME] = f"{__name__}:{Store.__name__}"
+
+
+class Changelog:
+    """Writes states to the store and to the changelog, and knows which of them the broker does not have yet."""
+
+    def __init__(self, store: Store, topic: str, publish: Publish) -> None:
+        self._store, self._topic, self._publish = store, topic, publish
+        self._pending: set[asyncio.Future[int]] = set()
+
+    def save(self, partition: int, saved_through: int, blobs: Mapping[str, bytes]) -> None:
+        """Store states and hand them to the producer. Errors: DependencyDown."""
+        if not blobs:
+            return
+        values = [(key.encode(), pack(saved_through, blob)) for key, blob in blobs.items()]
+        self._store.put(partition, values)
+        future = self._publish(self._topic, partition, [(key, value) for key, value in values])
+        self._pending.add(future)
+        future.add_done_callback(lambda done: self._delivered(partition, done))
+
+    def load(self, partition: int, end_offset: int | None) -> dict[str, bytes]:
+        """Every state of a partition. Errors: StateRefused if one was saved beyond `end_offset`, the tape's end."""
+        states: dict[str, bytes] = {}
+        for key, value in self._store.items_of(partition).items():
+            saved_through, blob = unpack(value)
+            if end_offset is not None and saved_through >= end_offset:
+                raise StateRefused(
+                    f"the state of {key.decode()} is of another tape",
+                    expected=f"an offset below {end_offset}, the end of partition {partition}", was=str(saved_through),
+                    action="delete the data folder and the changelog topic, or point the worker at the right broker",
+                )  # fmt: skip
+            states[key.decode()] = blob
+        return states
+
+    async def settle(self) -> None:
+        """Returns when the broker has every state saved before the call. Errors: DeliveryFailed."""
+        for future in list(self._pending):
+            await asyncio.shield(future)
+
+    def _delivered(self, partition: int, done: asyncio.Future[int]) -> None:
+        if done.cancelled():
+            return
+        if done.exception() is None:  # a failed one stays pending, so that no later commit can pass it
+            self._pending.discard(done)
+            self._store.note_persisted(TP(self._topic, partition), done.result())
