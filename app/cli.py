@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
-from app.report import Advance, Report, facts, grid, utc
+from app.report import Report, facts, grid, shares, utc
 from schemas.errors import CheckFailed, OnetapeError, UsageError
 
 INTERRUPTED = 130
@@ -27,14 +25,30 @@ SetId = Annotated[str, typer.Option("--feature-set", metavar="NAME@V", help="Fea
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit.")]
 Datasets = Annotated[Path, typer.Option("--datasets", help="Folder that holds the datasets.")]
 
+DatasetId = Annotated[str, typer.Argument(help="Id of the dataset, as `onetape dataset list` shows it.")]
+
 DATASETS = Path("datasets")
 
-cli = typer.Typer(
-    name="onetape", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="One tape, live and replayed: features that training and production share bit for bit.",
-)  # fmt: skip
-dataset = typer.Typer(no_args_is_help=True, help="Datasets: build, verify, list, show.")
-archives = typer.Typer(no_args_is_help=True, help="Archives: prove that every offset is there exactly once.")
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Typer's own base of what is wrong with a command line; Typer has it from Click, or from a copy of Click."""
+
+
+def show_help(context: typer.Context) -> None:
+    """A group without a command shows what it has."""
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
+def group(text: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(
+        help=text, callback=show_help, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+cli = group("One tape, live and replayed: features that training and production share bit for bit.")
+dataset = group("Datasets: build, verify, list, show.")
+archives = group("Archives: prove that every offset is there exactly once.")
 cli.add_typer(dataset, name="dataset")
 cli.add_typer(archives, name="archive")
 
@@ -64,7 +78,8 @@ def worker(
 ) -> None:
     """Run the agents against Kafka until stopped. Settings come from ONETAPE_* variables."""
     from app.config import load_settings
-    from app.worker import ROLES, run_worker
+    from app.topics import ROLES
+    from app.worker import run_worker
 
     wanted = frozenset(role.strip() for role in roles.split(",") if role.strip()) or frozenset(ROLES)
     unknown = wanted - frozenset(ROLES)
@@ -188,8 +203,8 @@ def leakcheck(
     from schemas.feature_sets import load
 
     report = Report(as_json)
-    with report.step(f"Deleting the future of {archive} at {cuts} offsets") as advance:
-        found = run(ArchiveReader(archive), load(feature_set), random_cuts(cuts, seed), progress=shares(advance))
+    with report.step(f"Deleting the future of {archive} at {cuts} offsets"):
+        found = run(ArchiveReader(archive), load(feature_set), random_cuts(cuts, seed))
     payload = found.json() | {"cuts": cuts, "seed": seed}
     report.result(payload, lambda console: _show_checked(console, "Leak check", payload, "leaking"))
     if not found.ok:
@@ -201,34 +216,33 @@ def build(
     archive: Archive,
     datasets: Datasets = DATASETS,
     feature_set: SetId = "micro@1",
-    horizon: Annotated[float, typer.Option("--horizon", min=0.1, help="Forward return over so many seconds.")] = 5.0,
-    split: Annotated[str, typer.Option("--split", help="Shares of time: train,validation,test.")] = "0.6,0.2,0.2",
-    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Offsets of the leak check.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the leak check's offsets.")] = 1,
+    horizon: Annotated[int, typer.Option("--horizon", min=1, help="Forward return over so many seconds.")] = 5,
+    split: Annotated[str, typer.Option("--split", help="Shares of time.")] = "train=0.7,validation=0.15,test=0.15",
+    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Cuts of the leak check.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the cuts.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Vectors with a forward return as label, split by time, proven free of leaks, with a manifest."""
     from app.cuts import random_cuts
-    from replay import dataset as builder
-    from schemas.feature_sets import load
+    from replay.dataset import Recipe
+    from replay.dataset import build as run
+    from replay.reader import ArchiveReader
 
     report = Report(as_json)
+    recipe = Recipe(feature_set, horizon, fractions(split))
     with report.step(f"Building a dataset from {archive}") as advance:
-        manifest = builder.build(
-            archive, datasets, load(feature_set), horizon_s=horizon, fractions=fractions(split),
-            cuts=random_cuts(cuts, seed), progress=advance,
-        )  # fmt: skip
+        manifest = run(ArchiveReader(archive), datasets, recipe, random_cuts(cuts, seed), progress=shares(advance))
     _dataset_result(report, manifest, datasets)
 
 
 @dataset.command()
-def verify(dataset_id: Annotated[str, typer.Argument()], datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+def verify(dataset_id: DatasetId, datasets: Datasets = DATASETS, as_json: Json = False) -> None:
     """Rebuild a dataset from its manifest and compare; exit 1 when it is not the same."""
-    from replay import dataset as builder
+    from replay.dataset import verify as run
 
     report = Report(as_json)
-    with report.step(f"Rebuilding {dataset_id}") as advance:
-        found = builder.verify(datasets, dataset_id, progress=advance)
+    with report.step(f"Rebuilding {dataset_id}"):
+        found = run(datasets, dataset_id)
     report.result(found, lambda console: console.print(facts(found, "Verified" if found["equal"] else "DIFFERENT")))
     if not found["equal"]:
         raise typer.Exit(CheckFailed.exit_code)
@@ -237,20 +251,20 @@ def verify(dataset_id: Annotated[str, typer.Argument()], datasets: Datasets = DA
 @dataset.command("list")
 def list_(datasets: Datasets = DATASETS, as_json: Json = False) -> None:
     """The datasets there are."""
-    from replay import dataset as builder
+    from replay.catalogue import dataset_ids, load_manifest
 
-    found = builder.listed(datasets)
-    rows = [[each["id"], each["rows"], each["feature_set"], each["output_hash"][:16]] for each in found]
-    table = grid(str(datasets), ["id", "rows", "feature set", "output hash"], rows)
+    found = [load_manifest(datasets, each) for each in dataset_ids(datasets)]
+    rows = [[each["id"], each["rows"], each["label"], each["output_hash"][:16]] for each in found]
+    table = grid(f"Datasets in {datasets}", ["id", "rows", "label", "output hash"], rows)
     Report(as_json).result({"datasets": found}, lambda console: console.print(table))
 
 
 @dataset.command()
-def show(dataset_id: Annotated[str, typer.Argument()], datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+def show(dataset_id: DatasetId, datasets: Datasets = DATASETS, as_json: Json = False) -> None:
     """One dataset's manifest."""
-    from replay import dataset as builder
+    from replay.catalogue import load_manifest
 
-    _dataset_result(Report(as_json), builder.shown(datasets, dataset_id), datasets)
+    _dataset_result(Report(as_json), load_manifest(datasets, dataset_id), datasets)
 
 
 @archives.command()
@@ -262,7 +276,7 @@ def audit(archive: Archive, as_json: Json = False) -> None:
     with report.step(f"Auditing {archive}"):
         found = run(archive)
     payload = found.json()
-    report.result(payload, lambda console: _show_checked(console, "Audit", payload, "problems"))
+    report.result(payload, lambda console: _show_checked(console, "Audit", payload, "holes"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
 
@@ -281,23 +295,15 @@ def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) ->
     report.result(manifest, lambda console: console.print(facts(shown, "Dataset")))
 
 
-def shares(advance: Advance) -> Callable[[int, int], None]:
-    """Progress in records as a fraction."""
-    return lambda done, total: advance(done / max(total, 1))
-
-
-def fractions(text: str) -> tuple[float, float, float]:
-    """Three positive shares that add up to 1."""
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+def fractions(text: str) -> dict[str, str]:
+    """Names and shares of a split, in order, as `name=share,...`."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip().isidentifier() and share.strip() for name, _, share in parts):
         raise UsageError(
-            f"--split {text} is no split", expected="three positive shares that add up to 1", was=text,
-            action="write it as 0.6,0.2,0.2",
+            f"--split {text} is no split", expected="name=share, separated by commas", was=text,
+            action="write it as train=0.7,validation=0.15,test=0.15",
         )  # fmt: skip
-    return shares[0], shares[1], shares[2]
+    return {name.strip(): share.strip() for name, _, share in parts}
 
 
 def to_ns(text: str | None, option: str) -> int | None:
@@ -321,19 +327,19 @@ def main() -> None:
     """Entry point of the console script."""
     report = Report("--json" in sys.argv)
     try:
-        code = cli(standalone_mode=False)
+        code = cli(prog_name="onetape", standalone_mode=False)
     except OnetapeError as error:
         report.error(error)
         code = error.exit_code
-    except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onetape"
-        message = error.format_message().rstrip(".")
-        was = " ".join(sys.argv[1:]) or "nothing"
+    except _UsageError as error:
+        message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        command = getattr(getattr(error, "ctx", None), "command_path", "onetape")
+        was = " ".join(sys.argv[1:])
         report.error(
             UsageError(message, expected="a command line as in the help", was=was, action=f"see {command} --help")
         )
         code = UsageError.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         report.say("onetape: interrupted; nothing half-written stays behind")
         code = INTERRUPTED
     except BrokenPipeError:

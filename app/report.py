@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -25,13 +25,18 @@ Advance = Callable[[float], None]
 """Called with the fraction done, 0 to 1."""
 
 
+def _console(file: TextIO) -> Console:
+    """As wide as the terminal; a file or a pipe has no width to keep to."""
+    return Console(file=file, soft_wrap=True, width=None if file.isatty() else 160)
+
+
 class Report:
     """Tells a person, or a script when `as_json`, what a command does and found."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = Console(file=sys.stdout, soft_wrap=True)
-        self._err = Console(file=sys.stderr, soft_wrap=True)
+        self._out = _console(sys.stdout)
+        self._err = _console(sys.stderr)
 
     @contextmanager
     def step(self, text: str) -> Iterator[Advance]:
@@ -68,6 +73,11 @@ class Report:
 
 _VISIBLE = {code: f"\\x{code:02x}" for code in [*range(32), 127]}
 """Control characters of a file or symbol name, escaped so that they cannot write to a terminal."""
+
+
+def shares(advance: Advance) -> Callable[[int, int], None]:
+    """Progress in records as a fraction."""
+    return lambda done, total: advance(done / max(total, 1))
 
 
 def facts(rows: Mapping[str, Any], title: str | None = None) -> Table:

@@ -1,0 +1,259 @@
+"""The demo: a market from its recording to a dataset, through a real worker, everything started and stopped here.
+
+Input: nothing (a generated recording), or an archive whose tape is played as if live.
+State: a folder with the recording, the archives, the datasets and the worker's log.
+Output: the payload of `onetape demo --json`.
+Errors: those of the parts; DependencyDown when the worker ends by itself.
+
+1. Generate and import a recording (or take the archive).
+2. Start broker and Redis, then `onetape worker` as a process of its own.
+3. Publish the tape record by record, no faster than it is read.
+4. When everything is committed and archived, stop the worker.
+5. Replay what was archived, compare bit by bit, build a dataset.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from math import isnan
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import redis
+from rich.console import Console
+
+from app.config import Settings, environment, load_settings
+from app.cuts import random_cuts
+from app.embedded import EmbeddedBroker, EmbeddedRedis
+from app.importer import import_recording
+from app.publish import Progress, Publisher, play
+from app.report import Report, facts, grid, shares, shown, utc
+from app.synthetic import write_recording
+from app.topics import delete_topics, groups, partitions_of, wire_topic
+from replay.dataset import Recipe, build
+from replay.parity import parity
+from replay.reader import ArchiveReader
+from schemas import feature_sets
+from schemas.codec import TapeCodec
+from schemas.errors import DependencyDown, UsageError
+from schemas.registry import open_registry
+from schemas.topics import TAPE
+from schemas.vectors import VectorCodec
+
+FOLDER = Path(".onetape/demo")
+SEED = 7
+HORIZON_S = 5
+CUTS = 10
+STOP_S = 20.0
+
+
+def run_demo(
+    report: Report,
+    *,
+    source: Path | None,
+    out: Path | None,
+    brokers: str | None,
+    redis_url: str | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Run everything once; returns the payload of DESIGN's `demo` keys and more."""
+    begun = time.monotonic()
+    folder = _folder(out)
+    if source is None:
+        source = _generated(report, folder)
+    partitions = ArchiveReader(source).head.partitions
+    with ExitStack() as stack:
+        settings = _settings(stack, report, folder, brokers, redis_url, batch_size, partitions)
+        events = _live(stack, report, folder, source, settings)
+        latest = _latest(settings)
+    live = folder / "live"
+    feature_set = feature_sets.load(settings.feature_set)
+    with report.step("Replaying the archived tape and comparing every bit") as advance:
+        compared = parity(ArchiveReader(live), feature_set, batch_size=batch_size, progress=shares(advance)).json()
+    with report.step("Building a dataset, with its leak check") as advance:
+        recipe = Recipe(settings.feature_set, HORIZON_S)
+        cuts = random_cuts(CUTS, SEED)
+        manifest = build(ArchiveReader(live), folder / "datasets", recipe, cuts, progress=shares(advance))
+    return {
+        "events_in": events,
+        "vectors_out": compared["compared"] + compared["extra"],
+        "parity": compared,
+        "dataset": {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")},
+        "latest": latest,
+        "broker": "embedded" if brokers is None else brokers,
+        "files": {"source": str(source), "live": str(live), "datasets": str(folder / "datasets")},
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _folder(out: Path | None) -> Path:
+    """An empty folder of our own: the default one is made anew, another must not hold anything."""
+    folder = FOLDER if out is None else out
+    if out is None and folder.exists():
+        shutil.rmtree(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} is not empty", expected="a new or empty folder", was="other content",
+            action="name another folder with --out",
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _generated(report: Report, folder: Path) -> Path:
+    recording, archive = folder / "recording.gz", folder / "source"
+    with report.step(f"Generating three minutes of a market (seed {SEED})"):
+        write_recording(recording, seed=SEED)
+    with report.step("Importing the recording") as advance:
+        import_recording([recording], "binance-usdm", archive=archive, progress=advance)
+    return archive
+
+
+def _settings(
+    stack: ExitStack,
+    report: Report,
+    folder: Path,
+    brokers: str | None,
+    redis_url: str | None,
+    batch_size: int,
+    partitions: int,
+) -> Settings:
+    """Settings of this run, with the broker and the Redis they name running."""
+    chosen: dict[str, Any] = {
+        "data_dir": folder / "state", "registry": str(folder / "schemas.json"), "archive_dir": folder / "live",
+        "archive_flush_s": 1.0, "epoch_s": 0.5, "partitions": partitions, "batch_size": batch_size,
+        "brokers": brokers or "", "redis_url": redis_url or "", "broker_is_embedded": brokers is None,
+        "topic_prefix": "" if brokers is None else f"demo-{uuid4().hex[:8]}.",
+    }  # fmt: skip
+    if brokers is None:
+        topics = partitions_of(load_settings(**chosen))
+        with report.step("Starting the embedded broker (in memory, for trying out) and Redis"):
+            chosen["brokers"] = stack.enter_context(EmbeddedBroker(topics)).bootstrap
+            if redis_url is None:
+                chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
+    elif redis_url is None:
+        with report.step("Starting Redis"):
+            chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
+    settings = load_settings(**chosen)
+    if brokers is not None:
+        stack.callback(delete_topics, settings)
+    return settings
+
+
+class _Worker:
+    """`onetape worker` as a process of its own; its log is beside the archives."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "worker"], env=environment(settings), stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def alive(self) -> None:
+        """Raise when the worker has ended by itself."""
+        code = self._process.poll()
+        if code is not None:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["no word"]
+            raise DependencyDown(
+                "the worker ended", expected="a worker that reads on", was=f"exit code {code}: {last[0]}",
+                action=f"read {self._log}",
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not obeyed."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def _working(settings: Settings, log: Path) -> Iterator[_Worker]:
+    worker = _Worker(settings, log)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings: Settings) -> int:
+    """Play the source through a worker until all of it is committed and archived; returns the records published."""
+    codec = TapeCodec(open_registry(settings.registry))
+    tape, features = wire_topic(settings, TAPE), wire_topic(settings, feature_sets.load(settings.feature_set).topic)
+    by_role: Mapping[str, str] = groups(settings)
+    tape_groups = [by_role["features"], by_role["archive"]]
+    vector_groups = [by_role["latest"], by_role["archive"]]
+    with _working(settings, folder / "worker.log") as worker:
+        on_tape = stack.enter_context(Progress(settings.brokers, tape, tape_groups, settings.partitions))
+        on_vectors = stack.enter_context(Progress(settings.brokers, features, vector_groups, settings.partitions))
+        with report.step(f"Playing {source} through broker and worker") as advance:
+            publisher = Publisher(settings)
+            published = play(source, publisher, codec, on_tape, worker.alive, advance)
+        with report.step("Waiting until everything is committed and archived"):
+            on_tape.wait(_reached(on_tape.ends()), worker.alive)
+            on_vectors.wait(_reached(on_vectors.ends()), worker.alive)
+    return published
+
+
+def _reached(ends: list[int]) -> Callable[[list[int]], bool]:
+    return lambda committed: all(now >= end for now, end in zip(committed, ends, strict=True))
+
+
+def _latest(settings: Settings) -> dict[str, Any]:
+    """One vector as Redis serves it: that of the first instrument by name."""
+    feature_set = feature_sets.load(settings.feature_set)
+    with redis.Redis.from_url(settings.redis_url) as client:
+        names = sorted(key for key in client.scan_iter(f"latest:{feature_set.id}:*") if not key.endswith(b":t"))
+        if not names:
+            return {"symbol": None, "time": None, "value": {}}
+        value = client.get(names[0])
+    assert isinstance(value, bytes)
+    vector = VectorCodec(open_registry(settings.registry), feature_set).decode([value])
+    features = zip(feature_set.features, vector.values[0].tolist(), strict=True)
+    known = {name: None if isnan(number) else number for name, number in features}
+    return {"symbol": vector.instruments()[0], "time": int(vector.time[0]), "value": known}
+
+
+def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
+    """The summary for people."""
+    compared, built, latest = payload["parity"], payload["dataset"], payload["latest"]
+    same = compared["compared"] - compared["mismatch"]
+    share = 100 * same / max(compared["compared"] + compared["missing"] + compared["extra"], 1)
+    if latest["symbol"]:
+        rows = [[name, shown(value)] for name, value in latest["value"].items()]
+        half = (len(rows) + 1) // 2
+        wide = [left + (rows[half + i] if half + i < len(rows) else ["", ""]) for i, left in enumerate(rows[:half])]
+        title = f"Latest vector of {latest['symbol']} in Redis, {utc(latest['time'])}"
+        console.print(grid(title, ["feature", "value", "feature", "value"], wide))
+    console.print(
+        facts(
+            {
+                "events in": payload["events_in"],
+                "vectors out": payload["vectors_out"],
+                "parity": f"{share:.3f} % ({same:,} of {compared['compared']:,} vectors: live = replayed, every bit)",
+                "dataset": f"{built['id']}, {built['rows']:,} rows " + str(built["splits"]),
+                "seconds": payload["seconds"],
+                **{f"{name} in": path for name, path in payload["files"].items()},
+            },
+            "Summary",
+        )
+    )
+    live, datasets = payload["files"]["live"], payload["files"]["datasets"]
+    console.print("\nTry next:")
+    for command in (
+        f"onetape parity --archive {live}",
+        f"onetape leakcheck --archive {live}",
+        f"onetape dataset verify {built['id']} --datasets {datasets}",
+    ):
+        console.print(f"  {command}", markup=False)
