@@ -20,7 +20,10 @@ from schemas.errors import OnetapeError, SegmentTorn
 
 @dataclass(slots=True)
 class Audit:
-    """Counts and findings; `holes` and `doubles` are {topic, partition, first, last} with offsets inclusive."""
+    """Counts and findings; `holes` and `doubles` are {topic, partition, first, last}, offsets inclusive.
+
+    `first` of a hole is None where what is missing is the beginning.
+    """
 
     partitions: int = 0
     segments: int = 0
@@ -66,15 +69,17 @@ def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[s
         except SegmentTorn as error:
             report.torn.append(str(error))
             continue
-        if segment.file(path).exists():
-            published.append(segment)
+        published.append(segment)
     for parquet in sorted(folder.glob("*.parquet")):
         label = f"{folder.parent.name}/{folder.name}/{parquet.name}"
         if not parquet.with_suffix(".json").exists() and label not in hidden:
             report.unpublished.append(label)
-    report.segments += len(published)
     _audit_chain(published, report)
     for segment in published:
+        if not segment.file(path).exists():
+            report.holes.append(_place(segment, segment.first_offset, segment.last_offset))
+            continue
+        report.segments += 1
         try:
             report.offsets += sum(table.num_rows for table in row_groups(path, segment))
         except OnetapeError as error:
@@ -82,13 +87,17 @@ def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[s
 
 
 def _audit_chain(published: list[Segment], report: Audit) -> None:
-    """Offsets between segments; a missing or torn segment shows as the hole it leaves."""
+    """Offsets between segments; a segment whose sidecar is gone or torn shows as the hole it leaves."""
     end: int | None = None
     for segment in published:
-        place = {"topic": segment.topic, "partition": segment.partition}
-        before = segment.previous_offset if end is None else end
-        if before is not None and segment.first_offset > before + 1:
-            report.holes.append({**place, "first": before + 1, "last": segment.first_offset - 1})
-        elif before is not None and segment.first_offset <= before:
-            report.doubles.append({**place, "first": segment.first_offset, "last": min(before, segment.last_offset)})
+        if end is None and segment.previous_offset is not None:
+            report.holes.append(_place(segment, None, segment.previous_offset))
+        elif end is not None and segment.first_offset > end + 1:
+            report.holes.append(_place(segment, end + 1, segment.first_offset - 1))
+        elif end is not None and segment.first_offset <= end:
+            report.doubles.append(_place(segment, segment.first_offset, min(end, segment.last_offset)))
         end = segment.last_offset if end is None else max(end, segment.last_offset)
+
+
+def _place(segment: Segment, first: int | None, last: int) -> dict[str, Any]:
+    return {"topic": segment.topic, "partition": segment.partition, "first": first, "last": last}

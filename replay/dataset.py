@@ -19,10 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agents.features import features_agent
 from replay import segments as files
 from replay.catalogue import MANIFEST, load_manifest
 from replay.digest import code_digest, json_digest, table_digest
-from replay.driver import Progress, Replayed, inputs, replay
+from replay.driver import Agent, Progress, Replayed, inputs, replay
 from replay.labels import Label, check_horizon, forward_return
 from replay.leakcheck import leakcheck
 from replay.parity import parity
@@ -30,7 +31,7 @@ from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
 from replay.splits import SPLITS, TimeSplit, time_split
 from schemas.errors import CheckFailed, SegmentTorn
-from schemas.feature_sets import FeatureSet, load
+from schemas.feature_sets import load
 from schemas.vectors import Quality, Vectors
 
 LIBRARIES = ("numpy", "numba", "pyarrow")
@@ -69,6 +70,7 @@ def build(
     cuts: Sequence[float],
     *,
     progress: Progress | None = None,
+    agent: Agent = features_agent,
 ) -> dict[str, Any]:
     """Build, prove and publish a dataset; `cuts` are those of the leak check. Returns the manifest.
 
@@ -79,8 +81,8 @@ def build(
     check_horizon(feature_set, recipe.horizon_s)
     used = inputs(archive)
     dataset_id = identify(recipe, used)
-    whole = replay(archive, feature_set, progress=progress)
-    proofs = _prove(archive, feature_set, whole, cuts)
+    whole = replay(archive, feature_set, progress=progress, agent=agent)
+    proofs = _prove(archive, whole, cuts, agent)
     made = make(_selected(archive, whole, recipe), recipe)
     manifest = {
         "id": dataset_id,
@@ -148,9 +150,10 @@ def verify(
     return {"id": dataset_id, "equal": equal, "output_hash": expected, "rebuilt": rebuilt, "stored": stored}
 
 
-def _prove(archive: ArchiveReader, feature_set: FeatureSet, whole: Replayed, cuts: Sequence[float]) -> dict[str, Any]:
+def _prove(archive: ArchiveReader, whole: Replayed, cuts: Sequence[float], agent: Agent) -> dict[str, Any]:
     """Leak check, and parity where live vectors are archived. Errors: CheckFailed."""
-    leaks = leakcheck(archive, feature_set, cuts, replayed=whole)
+    feature_set = whole.feature_set
+    leaks = leakcheck(archive, feature_set, cuts, replayed=whole, agent=agent)
     if not leaks.ok:
         raise CheckFailed(
             "the dataset is not published: its features depend on the future" if leaks.leaking

@@ -5,10 +5,11 @@ Output: `LeakCheck`: rows compared and the columns that changed.
 State: a stretch of the tape between two cuts, in memory.
 Errors: those of `replay.reader`.
 
-At a cut every record after it is gone: a new agent runs over copied arrays that end at the cut. To check fifty cuts in about the time of two replays, each run starts from the states saved at the cut before
-instead of from the beginning; those states come from a run that had not seen a later record either, so every vector
-between two cuts is made without anything after the second one, which is stricter than each cut asks for. The run from
-the beginning over a deleted archive gives the same and is tested to. A restart that changed a value would show, too.
+At a cut every record after it is gone: a new agent runs over copied arrays that end at the cut. To check fifty cuts in
+about the time of two replays, each run starts from the states saved at the cut before instead of from the beginning;
+those states come from a run that had not seen a later record either, so every vector between two cuts is made without
+anything after the second one, which is stricter than each cut asks for. A run from the beginning over an archive that
+ends at the cut gives the same and is tested to. A restart that changed a value would show, too.
     cut     the records after the cut are deleted
     poison  the next records follow with other prices and sizes
 """

@@ -112,30 +112,28 @@ def sidecars(root: Path, topic: str, partition: int, hidden: frozenset[str] = fr
 
 def chain_problems(segments: list[Segment]) -> Iterator[ArchiveHole]:
     """Every place where one segment does not continue the one before it."""
-    for i, segment in enumerate(segments):
-        before = segments[i - 1].last_offset if i else segment.previous_offset
-        if before is None or (segment.first_offset == before + 1 and i):
-            continue
-        if i == 0 or segment.first_offset > before + 1:
-            yield hole(segment, before + 1, segment.first_offset - 1)
-        else:
+    end: int | None = None
+    for segment in segments:
+        if end is None and segment.previous_offset is not None:
+            yield _hole(segment, f"offsets up to {segment.previous_offset}")
+        elif end is not None and segment.first_offset > end + 1:
+            yield _hole(segment, f"offsets {end + 1}..{segment.first_offset - 1}")
+        elif end is not None and segment.first_offset <= end:
             yield ArchiveHole(
-                f"offsets {segment.first_offset}..{min(before, segment.last_offset)} of {segment.topic} partition "
+                f"offsets {segment.first_offset}..{min(end, segment.last_offset)} of {segment.topic} partition "
                 f"{segment.partition} are archived twice",
-                expected=f"a segment that starts at {before + 1}",
-                was=f"{segment.label()} beside {segments[i - 1].label()}",
+                expected=f"a segment that starts at {end + 1}", was=segment.label(),
                 action="move the segment that does not belong here out of the archive, with its .json file",
-            )
+            )  # fmt: skip
+        end = segment.last_offset if end is None else max(end, segment.last_offset)
 
 
-def hole(segment: Segment, first: int, last: int) -> ArchiveHole:
-    """The error that names missing offsets in front of a segment."""
+def _hole(segment: Segment, missing: str) -> ArchiveHole:
     return ArchiveHole(
-        f"offsets {first}..{last} of {segment.topic} partition {segment.partition} are not in the archive",
-        expected=f"a segment that ends at {segment.first_offset - 1}",
-        was=f"nothing before {segment.label()}",
+        f"{missing} of {segment.topic} partition {segment.partition} are not in the archive",
+        expected=f"a segment that ends at {segment.first_offset - 1}", was=f"none before {segment.label()}",
         action=_RESTORE,
-    )
+    )  # fmt: skip
 
 
 def torn(segment: Segment, expected: str, was: str) -> SegmentTorn:
