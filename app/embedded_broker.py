@@ -56,10 +56,10 @@ def main() -> int:
     client = kafka.rd_kafka_new(_PRODUCER, settings, error, _ERROR_BYTES)
     cluster = kafka.rd_kafka_mock_cluster_new(client, _BROKERS) if client else None
     if not cluster:
-        print(error.value.decode() or "librdkafka made no mock cluster", file=sys.stderr)
+        sys.stderr.write(error.value.decode() or "librdkafka made no mock cluster")
         return 1
     kafka.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
-    print(kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
+    _answer(kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode())
     for line in sys.stdin:
         answer = "ok"
         for topic, partitions in json.loads(line).items():
@@ -67,8 +67,13 @@ def main() -> int:
             if code:
                 answer = f"{topic}: {kafka.rd_kafka_err2str(code).decode()}"
                 break
-        print(answer, flush=True)
+        _answer(answer)
     return 0
+
+
+def _answer(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
