@@ -1,0 +1,230 @@
+"""The book equals a dict, follows the venues' chains, and on real recordings equals the venue's own best quotes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frames import instrument, read
+from numba import njit
+from oracle import DictBook
+
+from agents.engine import Engine
+from schemas.columns import Int64, from_events
+from schemas.events import Event, Kind
+from schemas.feature_sets import load
+from schemas.limits import LEVELS_MAX
+from tables import book
+from tables import layout as at
+
+KEY = "X:Y"
+MICRO = load("micro@1")
+RECORDINGS = [
+    (["usdm_ethusdt_20240718.gz", "usdm_ethusdt_20240719.gz"], {"ETHUSDT": 834}),
+    (["cm_ethusd_perp_20240808.gz", "cm_ethusd_perp_20240809.gz"], {"ETHUSD_PERP": 2278}),
+    (["spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"], {"BTCUSDT": 1072}),
+    (["usdm_btcusdt_20230404.dat.gz"], {"BTCUSDT": 310}),
+    (["../cryptofeed_v3/BINANCE_FUTURES.jsonl.zst"], dict.fromkeys(["SUSHIUSDT", "AKROUSDT", "KEEPUSDT", "CTKUSDT"])),
+]
+
+
+@njit
+def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
+    return book.put(row, side, count, rank, size)
+
+
+class Book:
+    """An engine's book, fed record by record."""
+
+    def __init__(self) -> None:
+        self.engine, self.offset = Engine(MICRO, 0), 0
+        self.take(instrument(KEY))
+
+    def take(self, event: Event) -> None:
+        self.engine.apply(from_events(0, self.offset, [event._replace(key=KEY)]))
+        self.offset += 1
+
+    def snapshot(self, sequence: int, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> None:
+        self.take(Event(KEY, 0, 1, Kind.SNAPSHOT, {"sequence_last": sequence, "bids": _side(bids), "asks": _side(asks)}))
+
+    def delta(
+        self, first: int, last: int, previous: int | None, bids: list[tuple[int, int]] | None = None,
+        asks: list[tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.take(Event(KEY, 0, 1, Kind.DELTA, {
+            "sequence_first": first, "sequence_last": last, "sequence_previous": previous,
+            "bids": _side(bids or []), "asks": _side(asks or []),
+        }))  # fmt: skip
+
+    def __getitem__(self, place: int) -> int:
+        return int(self.engine.arena.row(KEY)[place])
+
+    @property
+    def sides(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        return self.engine.arena.book(KEY)
+
+    def best(self) -> tuple[int, int, int, int]:
+        row = self.engine.arena.row(KEY)
+        bid, ask = at.BIDS + row[at.BID_COUNT] - 1, at.ASKS + row[at.ASK_COUNT] - 1
+        return int(row[bid]), int(row[bid + LEVELS_MAX]), -int(row[ask]), int(row[ask + LEVELS_MAX])
+
+
+def _side(levels: list[tuple[int, int]]) -> list[dict[str, int]]:
+    return [{"price": price, "size": size} for price, size in levels]
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(("names", "counts"), RECORDINGS, ids=[names[0].split("/")[-1] for names, _ in RECORDINGS])
+def test_best_quotes_equal_the_venues_own(
+    names: list[str], counts: dict[str, int | None], recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After each Delta whose update id a bookTicker carries: best price and size of both sides, engine and dict."""
+    found = read([recordings / "hftbacktest" / name for name in names])
+    assert set(found) == set(counts)
+    for symbol, (events, quotes) in found.items():
+        ours, naive, compared, applied = Book(), DictBook(), 0, 0
+        for event in events[1:]:
+            ours.take(event)
+            (naive.snapshot if event.kind is Kind.SNAPSHOT else naive.delta)(event.body)
+            assert ours[at.BOOK_STATE] != at.GAP
+            assert ours[at.SEQUENCE] == naive.sequence
+            if ours[at.BOOK_STATE] == at.SYNCED:
+                best = ours.best()
+                applied += event.body["sequence_last"] == naive.sequence
+                assert best[0] < best[2], "crossed"
+                if event.kind is Kind.DELTA and event.body["sequence_last"] == naive.sequence in quotes:
+                    assert best == quotes[naive.sequence] == naive.best()
+                    compared += 1
+        bids, asks = ours.sides
+        assert (dict(bids), dict(asks)) == (naive.bids, naive.asks)
+        assert compared == counts[symbol] or (counts[symbol] is None and compared > 0)
+        with capsys.disabled():
+            print(f"\n{symbol}: {applied} deltas, {compared} of {compared} best quotes equal bookTicker")
+
+
+@pytest.mark.parametrize("side", [(at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT)])
+def test_levels_equal_a_dict(side: tuple[int, int]) -> None:
+    row = np.zeros(at.ROW_SIZE, np.int64)
+    chance, known = random.Random(1), dict[int, int]()
+    for i in range(6_000):
+        rank, size = chance.randrange(1, 40 + i // 10), chance.choice((0, 1, 2, 900))
+        assert put(row, *side, rank, size) == (known.get(rank, 0) != size)
+        known[rank] = size
+        if size == 0:
+            del known[rank]
+        n = row[side[1]]
+        if i % 50 == 0:
+            assert row[side[0] : side[0] + n].tolist() == sorted(known)
+            assert row[side[0] + LEVELS_MAX : side[0] + LEVELS_MAX + n].tolist() == [known[k] for k in sorted(known)]
+
+
+def test_a_full_side_drops_its_farthest_level() -> None:
+    row = np.zeros(at.ROW_SIZE, np.int64)
+    for rank in range(10, 10 + LEVELS_MAX):
+        put(row, at.BIDS, at.BID_COUNT, rank, rank)
+    put(row, at.BIDS, at.BID_COUNT, 5, 1)
+    put(row, at.BIDS, at.BID_COUNT, 3 * LEVELS_MAX, 7)
+    ranks = row[at.BIDS : at.BIDS + LEVELS_MAX].tolist()
+    assert row[at.BID_COUNT] == LEVELS_MAX
+    assert ranks == [*range(11, 10 + LEVELS_MAX), 3 * LEVELS_MAX]
+    assert row[at.BIDS + LEVELS_MAX : at.BIDS + 2 * LEVELS_MAX].tolist() == [*ranks[:-1], 7]
+    assert row[at.ASKS] == 0
+
+
+@pytest.mark.parametrize("order", ["best first", "best last", "shuffled"])
+def test_a_snapshot_in_any_order_is_the_same_book(order: str) -> None:
+    bids, asks = [(100 - i, i + 1) for i in range(50)], [(101 + i, i + 1) for i in range(50)]
+    shown = [list(bids), list(asks)]
+    for side in shown:
+        if order == "best last":
+            side.reverse()
+        elif order == "shuffled":
+            random.Random(2).shuffle(side)
+    ours = Book()
+    ours.snapshot(7, *shown)
+    assert ours.sides == (bids, asks)
+
+
+def test_a_snapshot_beyond_the_bound_keeps_the_nearest_levels() -> None:
+    ours = Book()
+    ours.snapshot(7, [(20_000 - i, 1) for i in range(10_000)], [(20_001, 1)])
+    bids, _ = ours.sides
+    assert bids == [(20_000 - i, 1) for i in range(LEVELS_MAX)]
+
+
+FUTURES = [
+    # (first, last, previous), state after, sequence after; the Snapshot is at 100
+    ([(90, 99, 89)], at.SNAPSHOT_ONLY, 100, "older than the Snapshot"),
+    ([(95, 100, 94)], at.SYNCED, 100, "ends at the Snapshot"),
+    ([(95, 105, 94)], at.SYNCED, 105, "spans the Snapshot"),
+    ([(101, 105, 100)], at.SYNCED, 105, "begins right behind it"),
+    ([(103, 105, 102)], at.GAP, 100, "begins too late"),
+    ([(95, 105, 94), (110, 112, 105)], at.SYNCED, 112, "previous names the last"),
+    ([(95, 105, 94), (106, 112, 104)], at.GAP, 105, "previous names another"),
+    ([(95, 105, 94), (95, 105, 94)], at.SYNCED, 105, "a repeat"),
+    ([(95, 105, 94), (95, 103, 94), (106, 107, 105)], at.SYNCED, 107, "an older one between"),
+]
+SPOT = [
+    ([(90, 100, None)], at.SNAPSHOT_ONLY, 100, "ends at the Snapshot"),
+    ([(95, 105, None)], at.SYNCED, 105, "spans the Snapshot"),
+    ([(101, 105, None)], at.SYNCED, 105, "begins right behind it"),
+    ([(102, 105, None)], at.GAP, 100, "begins too late"),
+    ([(101, 105, None), (106, 107, None)], at.SYNCED, 107, "unbroken"),
+    ([(101, 105, None), (107, 108, None)], at.GAP, 105, "one is missing"),
+    ([(101, 105, None), (101, 105, None)], at.SYNCED, 105, "a repeat"),
+    ([(101, 105, None), (104, 109, None)], at.GAP, 105, "overlaps in part"),
+]
+
+
+@pytest.mark.parametrize(("deltas", "state", "sequence", "why"), [*FUTURES, *SPOT])
+def test_chain_rules(
+    deltas: list[tuple[int, int, int | None]], state: int, sequence: int, why: str
+) -> None:
+    ours, naive = Book(), DictBook()
+    snapshot = {"sequence_last": 100, "bids": _side([(10, 1)]), "asks": _side([(11, 1)])}
+    ours.snapshot(100, [(10, 1)], [(11, 1)])
+    naive.snapshot(snapshot)
+    for i, chain in enumerate(deltas):
+        ours.delta(*chain, bids=[(10, 5 + i)])
+        fields = zip(("sequence_first", "sequence_last", "sequence_previous"), chain, strict=True)
+        naive.delta(dict(fields) | {"bids": _side([(10, 5 + i)]), "asks": []})
+    assert (ours[at.BOOK_STATE], ours[at.SEQUENCE]) == (state, sequence), why
+    assert (naive.sequence is None) == (state == at.GAP)
+    assert dict(ours.sides[0]) == naive.bids
+
+
+def test_a_gap_holds_until_the_next_snapshot() -> None:
+    ours = Book()
+    assert ours[at.BOOK_STATE] == at.GAP
+    ours.snapshot(100, [(10, 1)], [(11, 1)])
+    ours.delta(101, 102, 100, bids=[(10, 2)])
+    ours.delta(105, 106, 104)
+    assert ours[at.BOOK_STATE] == at.GAP
+    assert ours.sides == ([], [])
+    ours.delta(107, 108, 106, bids=[(10, 3)])
+    assert ours.sides == ([], [])
+    ours.snapshot(90, [(9, 1)], [(11, 1)])
+    assert ours[at.BOOK_STATE] == at.SNAPSHOT_ONLY
+    assert ours.sides[0] == [(9, 1)]
+    assert ours[at.BOOK_EPOCH] == 2
+
+
+def test_an_older_snapshot_leaves_a_sound_book_alone() -> None:
+    ours = Book()
+    ours.snapshot(100, [(10, 1)], [(11, 1)])
+    ours.delta(101, 105, 100, bids=[(10, 2)])
+    ours.snapshot(104, [(5, 5)], [])
+    assert ours.sides[0] == [(10, 2)]
+    assert ours[at.BOOK_EPOCH] == 1
+    ours.snapshot(105, [(5, 5)], [])
+    assert ours.sides == ([(5, 5)], [])
+    assert ours[at.BOOK_EPOCH] == 2
+
+
+def test_of_one_price_named_twice_in_a_delta_the_last_counts() -> None:
+    ours = Book()
+    ours.snapshot(100, [(10, 1)], [(11, 1)])
+    ours.delta(101, 101, 100, bids=[(10, 4), (9, 4), (10, 6)])
+    assert ours.sides[0] == [(10, 6), (9, 4)]
