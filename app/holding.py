@@ -1,7 +1,8 @@
-"""Holding back: deltas that a later snapshot of the same recording completes are laid right after that snapshot.
+"""Holding back: deltas that follow a snapshot but were received before it are laid right after it.
 
 A venue's snapshot is asked for and arrives after deltas that follow it. A live recorder buffers those; an import does
-the same, so that a book is whole from its snapshot on.
+the same, so that a book is whole from its snapshot on. Deltas that the snapshot includes are laid as they come: the
+first one behind a missing sequence puts the book in gap at once.
 
 Input: one symbol's events in order of receipt, and where its snapshots stand.
 State: the chain of sequences, and what is held: at most DELTAS_HELD_MAX deltas received within HELD_MAX_NS.
@@ -87,13 +88,18 @@ class Lane:
         return laid
 
     def _place_delta(self, ordinal: int, event: Event) -> list[Event]:
-        if not self._chain.delta(event.body) and self._is_completed_soon(ordinal, event.ts_recv):
+        if not self._chain.delta(event.body) and self._follows_snapshot(ordinal, event):
             self._held.append((ordinal, event))
             return []
         return [event]
 
-    def _is_completed_soon(self, ordinal: int, ts_recv: int) -> bool:
+    def _follows_snapshot(self, ordinal: int, event: Event) -> bool:
+        """Whether the next snapshot needs this delta behind it, and comes soon enough."""
         if not self._ahead:
             return False
         snapshot = self._ahead[-1]
-        return snapshot.ts_recv - ts_recv <= HELD_MAX_NS and snapshot.deltas_before - ordinal < DELTAS_HELD_MAX
+        return (
+            event.body["sequence_last"] > snapshot.sequence
+            and snapshot.ts_recv - event.ts_recv <= HELD_MAX_NS
+            and snapshot.deltas_before - ordinal < DELTAS_HELD_MAX
+        )

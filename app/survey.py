@@ -25,10 +25,11 @@ FRAMES_UNRECOGNISED_MAX = 1_000
 
 
 class SnapshotPlace(NamedTuple):
-    """When a snapshot was received, and how many deltas of its symbol before it."""
+    """When a snapshot was received, after how many deltas of its symbol, and the sequence it includes."""
 
     ts_recv: int
     deltas_before: int
+    sequence: int
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class SymbolSurvey:
             self.deltas += 1
         elif draft.kind is Kind.SNAPSHOT:
             self.snapshot_needs.see(draft)
-            self.snapshots.append(SnapshotPlace(ts_recv, self.deltas))
+            self.snapshots.append(SnapshotPlace(ts_recv, self.deltas, draft.body["sequence_last"]))
 
     def adopt(self, other: SymbolSurvey) -> None:
         """Take over what was seen apart."""

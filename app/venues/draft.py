@@ -189,11 +189,11 @@ class Reader:
         self.key = key
         self._price = _steps_reader(instrument["price_scale"], instrument["tick_size"])
         self._size = _steps_reader(instrument["size_scale"], instrument["lot_size"])
-        readers: dict[Amount, Callable[[Any], int]] = {
+        readers: dict[Amount, Callable[[str], int]] = {
             Amount.PRICE: self._price,
             Amount.SIZE: self._size,
-            Amount.INDEX: partial(_scaled, scale=instrument["index_scale"]),
-            Amount.RATE: partial(_scaled, scale=RATE_SCALE),
+            Amount.INDEX: partial(to_int, scale=instrument["index_scale"]),
+            Amount.RATE: partial(to_int, scale=RATE_SCALE),
         }
         self._fields = {
             kind: tuple((name, readers[amount]) for name, amount in fields) for kind, fields in TEXT_FIELDS.items()
@@ -206,8 +206,11 @@ class Reader:
             body["bids"] = self._levels(body["bids"])
             body["asks"] = self._levels(body["asks"])
         for name, read in self._fields[draft.kind]:
-            if body[name] is not None:
-                body[name] = read(body[name])
+            text = body[name]
+            if text is not None:
+                if not isinstance(text, str):
+                    raise RecordRefused("number-not-text")
+                body[name] = read(text)
         event = Event(self.key, draft.ts_event, ts_recv, draft.kind, body)
         check(event)
         return event
@@ -217,19 +220,14 @@ class Reader:
         return [{"price": price(level[0]), "size": size(level[1])} for level in levels]
 
 
-def _steps_reader(scale: int, step: int) -> Callable[[Any], int]:
+def _steps_reader(scale: int, step: int) -> Callable[[str], int]:
     """Texts repeat far more often than they differ, so their integers are kept."""
 
     @lru_cache(maxsize=_TEXTS_CACHED)
-    def read(text: Any) -> int:
-        if not isinstance(text, str):
-            raise RecordRefused("number-not-text")
+    def read(text: str) -> int:
+        if text.startswith("-"):
+            # Also minus zero, which would read as the size that deletes a level.
+            raise RecordRefused("negative-number")
         return to_steps(text, scale, step)
 
     return read
-
-
-def _scaled(text: Any, scale: int) -> int:
-    if not isinstance(text, str):
-        raise RecordRefused("number-not-text")
-    return to_int(text, scale)
