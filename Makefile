@@ -15,7 +15,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test lint format kafka lock clean
+.PHONY: help setup demo test parity lint format kafka lock clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -58,6 +58,9 @@ demo: setup ## Run everything once on a bundled tape: broker, worker, Redis, arc
 test: setup lint ## Check style and types, then run all tests
 	@echo "Running the tests ..."
 	@$(PY) -m pytest
+
+parity: setup ## Live = replayed for every recording, broker and batch size (20 minutes; needs ../shared/data)
+	@$(PY) -m pytest -m "matrix or not matrix" tests/test_demo.py
 
 lint: setup ## Check style and types only
 	@echo "Checking style and types ..."

@@ -14,6 +14,7 @@ Errors: those of the parts; DependencyDown when the worker ends by itself.
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from uuid import uuid4
 
 import redis
 from rich.console import Console
+from rich.table import Table
 
 from app.config import Settings, environment, load_settings
 from app.cuts import random_cuts
@@ -52,6 +54,7 @@ SEED = 7
 HORIZON_S = 5
 CUTS = 10
 STOP_S = 20.0
+_WINDOWED = re.compile(r"(.+)_([0-9]+s)")
 
 
 def run_demo(
@@ -231,11 +234,9 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
     same = compared["compared"] - compared["mismatch"]
     share = 100 * same / max(compared["compared"] + compared["missing"] + compared["extra"], 1)
     if latest["symbol"]:
-        rows = [[name, shown(value)] for name, value in latest["value"].items()]
-        half = (len(rows) + 1) // 2
-        wide = [left + (rows[half + i] if half + i < len(rows) else ["", ""]) for i, left in enumerate(rows[:half])]
-        title = f"Latest vector of {latest['symbol']} in Redis, {utc(latest['time'])}"
-        console.print(grid(title, ["feature", "value", "feature", "value"], wide))
+        console.print(f"Latest vector of {latest['symbol']} in Redis, {utc(latest['time'])}", style="bold")
+        console.print(_state_table(latest["value"]))
+        console.print(_window_table(latest["value"]))
     console.print(
         facts(
             {
@@ -257,3 +258,22 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
         f"onetape dataset verify {built['id']} --datasets {datasets}",
     ):
         console.print(f"  {command}", markup=False)
+
+
+def _state_table(value: Mapping[str, float | None]) -> Table:
+    """Features without a window, two to a row."""
+    rows = [[name, shown(number)] for name, number in value.items() if not _WINDOWED.fullmatch(name)]
+    half = (len(rows) + 1) // 2
+    rows += [["", ""]] * (2 * half - len(rows))
+    return grid(None, ["feature", "value", "feature", "value"], [rows[i] + rows[half + i] for i in range(half)])
+
+
+def _window_table(value: Mapping[str, float | None]) -> Table:
+    """Features over windows, one family to a row, one window to a column."""
+    families: dict[str, dict[str, float | None]] = {}
+    for name, number in value.items():
+        if match := _WINDOWED.fullmatch(name):
+            families.setdefault(match[1], {})[match[2]] = number
+    windows = list(dict.fromkeys(window for family in families.values() for window in family))
+    rows = [[name, *(shown(family.get(window)) for window in windows)] for name, family in families.items()]
+    return grid(None, ["over the last", *windows], rows)

@@ -90,7 +90,7 @@ def facts(rows: Mapping[str, Any], title: str | None = None) -> Table:
     return table
 
 
-def grid(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+def grid(title: str | None, columns: list[str], rows: list[list[Any]]) -> Table:
     """A table with a header; numbers to the right."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
@@ -109,7 +109,7 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{value:,.10g}" if isinstance(value, float) else str(value)
 
 
 def utc(ns: int) -> str:

@@ -15,7 +15,7 @@ from schemas.columns import to_events
 from schemas.errors import RecordRefused
 from schemas.events import Event, Kind
 from schemas.registry import FileRegistry
-from tests.strategies import events
+from strategies import events
 
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

@@ -11,7 +11,7 @@ from schemas import limits
 from schemas.errors import RecordRefused
 from schemas.events import Event, Kind
 from schemas.validate import check
-from tests.strategies import events
+from strategies import events
 
 NOW = 1_721_347_200_000_000_000
 TRADE: dict[str, Any] = {"price": 5, "size": 7, "side": "BUY", "trade_id": "1", "is_block": False}

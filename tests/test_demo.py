@@ -1,0 +1,92 @@
+"""`onetape demo` as a person runs it: real worker, embedded broker or real Kafka, live equal to replayed bit for bit.
+
+The whole of the matrix (every recording, both brokers, every batch size) is `make parity`; here every recording runs on
+both brokers, and every batch size on a short recording.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import onetape, result
+
+BATCH_SIZES = (1, 7, 64, 10_000)
+RECORDINGS = {
+    "usdm-ethusdt": ("binance-usdm", "hftbacktest/usdm_ethusdt_20240718.gz", "hftbacktest/usdm_ethusdt_20240719.gz"),
+    "coinm-ethusd": (
+        "binance-coinm",
+        "hftbacktest/cm_ethusd_perp_20240808.gz",
+        "hftbacktest/cm_ethusd_perp_20240809.gz",
+    ),
+    "spot-btcusdt": ("binance-spot", "hftbacktest/spot_btcusdt_20240808.gz", "hftbacktest/spot_btcusdt_20240809.gz"),
+    "usdm-btcusdt": ("binance-usdm", "hftbacktest/usdm_btcusdt_20230404.dat.gz"),
+    "usdm-four": ("binance-usdm", "cryptofeed_v3/BINANCE_FUTURES.jsonl.zst"),
+}
+SHORT = ("usdm-four", "usdm-btcusdt")
+EVERY = list(itertools.product(RECORDINGS, ("embedded", "kafka"), BATCH_SIZES))
+IN_CI = {(name, broker, 10_000) for name in RECORDINGS for broker in ("embedded", "kafka")}
+IN_CI |= {("usdm-btcusdt", "kafka", size) for size in BATCH_SIZES}
+IN_CI |= {("usdm-four", "embedded", size) for size in BATCH_SIZES}
+
+
+@pytest.fixture(scope="session")
+def archives(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An archive of every recording."""
+    folder = tmp_path_factory.mktemp("archives")
+    made = {}
+    for name, (format_name, *files) in RECORDINGS.items():
+        paths = [recordings / file for file in files]
+        assert result("import", *paths, "--format", format_name, "--archive", folder / name)["refused"] == {}
+        made[name] = folder / name
+    return made
+
+
+def played(request: pytest.FixtureRequest, source: Path, out: Path, broker: str, batch_size: int) -> dict[str, Any]:
+    """Play an archive through broker and worker, and check what came out against its replay at every batch size."""
+    brokers = ["--brokers", request.getfixturevalue("kafka")] if broker == "kafka" else []
+    done = result("demo", "--from", source, "--out", out, "--batch-size", str(batch_size), *brokers)
+    wrong = {key: done["parity"][key] for key in ("mismatch", "missing", "extra", "conflicting")}
+    assert wrong == {"mismatch": 0, "missing": 0, "extra": 0, "conflicting": 0}
+    assert done["parity"]["compared"] == done["vectors_out"] > 0
+    assert done["events_in"] == result("replay", "--archive", source, "--out", out / "again")["events"]
+    for size in BATCH_SIZES:
+        assert result("parity", "--archive", out / "live", "--batch-size", str(size))["compared"] == done["vectors_out"]
+    audit = result("archive", "audit", "--archive", out / "live")
+    assert (audit["holes"], audit["doubles"], audit["torn"]) == ([], [], [])
+    return done
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(
+    ("name", "broker", "batch_size"),
+    [pytest.param(*case, marks=[] if case in IN_CI else pytest.mark.matrix) for case in EVERY],
+)
+def test_live_equals_replayed(
+    request: pytest.FixtureRequest, archives: dict[str, Path], tmp_path: Path, name: str, broker: str, batch_size: int
+) -> None:
+    done = played(request, archives[name], tmp_path / "out", broker, batch_size)
+    source, live = tmp_path / "out" / "again", tmp_path / "again"
+    again = result("replay", "--archive", tmp_path / "out" / "live", "--out", live)
+    assert again["vectors"] == done["vectors_out"]
+    recorded = json.loads((source / "manifest.json").read_text())
+    assert again["content_hash"] == recorded["content_hash"]
+
+
+def test_the_demo_of_a_newcomer(tmp_path: Path) -> None:
+    done = onetape("demo", "--out", tmp_path / "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "100.000 %" in done.stdout
+    assert "Try next" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "demo" / "worker.log").read_text() == ""
+
+
+def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    done = onetape("demo", "--out", tmp_path)
+    assert (done.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["mine.txt"])
+    assert "Action: name another folder with --out" in done.stderr
