@@ -48,11 +48,15 @@ class Recipe:
     from_ns: int | None = None
     to_ns: int | None = None
 
+    def json(self) -> dict[str, Any]:
+        """As a manifest holds it. The order of the splits says something, and JSON objects have none."""
+        return {**asdict(self), "fractions": [list(pair) for pair in self.fractions.items()]}
+
     @staticmethod
     def of(stored: Mapping[str, Any]) -> Recipe:
         """From a manifest."""
         symbols = None if stored["symbols"] is None else tuple(stored["symbols"])
-        return Recipe(**{**stored, "symbols": symbols})
+        return Recipe(**{**stored, "symbols": symbols, "fractions": dict(stored["fractions"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def build(
     manifest = {
         "id": dataset_id,
         "feature_set": feature_set.id,
-        "recipe": asdict(recipe),
+        "recipe": recipe.json(),
         "archive": str(archive.path.resolve()),
         "inputs": used,
         "events": whole.events,
@@ -103,7 +107,7 @@ def identify(recipe: Recipe, used: list[dict[str, Any]]) -> str:
     """Id of a dataset: what it is, and the hash of recipe and inputs."""
     name, number = recipe.feature_set.split("@")
     horizon = f"{recipe.horizon_s:g}".replace(".", "_")
-    return f"{name}-{number}-fwd{horizon}s-{json_digest([asdict(recipe), used])[:12]}"
+    return f"{name}-{number}-fwd{horizon}s-{json_digest([recipe.json(), used])[:12]}"
 
 
 def make(vectors: Vectors, recipe: Recipe) -> Made:

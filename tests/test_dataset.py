@@ -1,0 +1,149 @@
+"""A dataset is a recipe with its proof: rebuilt it is the same, and one that fails a proof is not there."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from replay.archive import live
+from replay.catalogue import dataset_ids, load_manifest, manifests
+from replay.dataset import Recipe, build, verify
+from replay.driver import replay
+from replay.parity import matches
+from replay.reader import ArchiveReader
+from schemas.errors import CheckFailed, SegmentTorn, UsageError
+from schemas.feature_sets import load
+from tests.tapes import INSTRUMENTS, archive_of, market, tape
+from tests.test_leakcheck import leaky_agent
+
+SET = load("micro@1")
+RECIPE = Recipe("micro@1", 2)
+CUTS = [0.2, 0.5, 0.83]
+TAPE = tape(market(51, 2500, 40))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> ArchiveReader:
+    return ArchiveReader(archive_of(tmp_path / "archive", [part.slice(0, len(part) - 50) for part in TAPE]))
+
+
+def test_built_twice_it_is_the_same(archive: ArchiveReader, tmp_path: Path) -> None:
+    datasets = tmp_path / "datasets"
+    manifest = build(archive, datasets, RECIPE, CUTS)
+    assert manifest["id"].startswith("micro-1-fwd2s-")
+    assert manifest["leakcheck"]["leaking"] == []
+    assert manifest["parity"] is None
+    assert not manifest["reused"]
+    assert manifest["rows"] == sum(manifest["splits"].values())
+    assert dataset_ids(datasets) == [manifest["id"]]
+    again = build(archive, datasets, RECIPE, [0.4])
+    assert (again["id"], again["output_hash"], again["reused"]) == (manifest["id"], manifest["output_hash"], True)
+    elsewhere = build(archive, tmp_path / "elsewhere", RECIPE, CUTS)
+    assert elsewhere["output_hash"] == manifest["output_hash"]
+    assert manifests(datasets)[0]["output_hash"] == manifest["output_hash"]
+    other = build(archive, datasets, Recipe("micro@1", 2, {"train": "0.5", "test": "0.5"}, INSTRUMENTS[:1]), CUTS)
+    assert other["id"] != manifest["id"]
+    assert set(pl.read_parquet(datasets / other["id"] / "test.parquet")["instrument"]) == {INSTRUMENTS[0]}
+
+
+def test_every_row_is_a_vector_with_its_label(archive: ArchiveReader, tmp_path: Path) -> None:
+    manifest = build(archive, tmp_path, RECIPE, CUTS)
+    frames = [pl.read_parquet(tmp_path / manifest["id"] / f"{name}.parquet") for name in RECIPE.fractions]
+    rows = pl.concat(frames)
+    vectors = replay(archive, SET).vectors
+    assert rows.height + manifest["purged"] + manifest["unlabelled"] == len(vectors)
+    mid = dict(zip(zip(vectors.instruments(), vectors.time.tolist(), strict=True), vectors.values[:, 0], strict=True))
+    assert SET.features[0] == "mid_price"
+    for key, time, price, label, t1 in rows.select(
+        "instrument", "time", "mid_price", "forward_return_2s", "label_t1"
+    ).iter_rows():
+        assert price == mid[key, time]
+        assert label == mid[key, t1] / price - 1.0
+    for earlier, later in pairwise(frames):
+        assert earlier["label_t1"].max() < later["time"].min()
+    assert manifest["quality"] == {
+        flag: count for flag, count in manifest["quality"].items() if 0 < count <= manifest["rows"]
+    }
+
+
+def test_verify_rebuilds_and_compares(archive: ArchiveReader, tmp_path: Path) -> None:
+    datasets = tmp_path / "datasets"
+    dataset_id = build(archive, datasets, RECIPE, CUTS)["id"]
+    assert verify(datasets, dataset_id)["equal"]
+    with live(archive.path, 2) as writer:
+        for part in TAPE:
+            writer.append_tape(part)
+    assert verify(datasets, dataset_id)["equal"], "an archive that has grown still holds the inputs"
+    path = datasets / dataset_id / "test.parquet"
+    table = pq.read_table(path)
+    label = table["forward_return_2s"].to_numpy().copy()
+    label[0] = np.nextafter(label[0], 1.0)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("forward_return_2s"), "forward_return_2s", [label]), path
+    )
+    assert not verify(datasets, dataset_id)["equal"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SegmentTorn, match=r"test\.parquet.*Action"):
+        verify(datasets, dataset_id)
+
+
+def test_verify_wants_the_same_inputs(archive: ArchiveReader, tmp_path: Path) -> None:
+    dataset_id = build(archive, tmp_path / "datasets", RECIPE, CUTS)["id"]
+    other = ArchiveReader(archive_of(tmp_path / "other", tape(market(52, 2500, 40))))
+    with pytest.raises(SegmentTorn, match="not the one this dataset was built from"):
+        verify(tmp_path / "datasets", dataset_id, other)
+
+
+def test_a_leak_is_not_published(archive: ArchiveReader, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match=r"not published.*mid_price.*Action"):
+        build(archive, tmp_path / "datasets", RECIPE, CUTS, agent=leaky_agent)
+    with pytest.raises(CheckFailed, match="nothing to compare"):
+        build(archive, tmp_path / "datasets", RECIPE, [])
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_live_vectors_that_differ_are_not_published(archive: ArchiveReader, tmp_path: Path) -> None:
+    vectors = replay(archive, SET).vectors
+    with live(archive.path, 2) as writer:
+        writer.append_vectors(0, range(len(vectors)), vectors)
+    archive = ArchiveReader(archive.path)
+    assert build(archive, tmp_path / "good", RECIPE, CUTS)["parity"]["compared"] == len(vectors)
+    changed = vectors.select(np.array([9]))
+    changed.quality[0] ^= 1
+    with live(archive.path, 2) as writer:
+        writer.append_vectors(0, [len(vectors)], changed)
+    with pytest.raises(CheckFailed, match=r"not published.*1 conflicting.*Action"):
+        build(archive, tmp_path / "bad", RECIPE, CUTS)
+    assert not (tmp_path / "bad").exists()
+    assert len(matches(vectors, changed)[0]) == 1
+
+
+def test_another_content_under_the_same_id_is_an_error(archive: ArchiveReader, tmp_path: Path) -> None:
+    manifest = build(archive, tmp_path, RECIPE, CUTS)
+    path = tmp_path / manifest["id"] / "manifest.json"
+    path.write_text(json.dumps({**manifest, "output_hash": "0" * 64}))
+    with pytest.raises(CheckFailed, match=r"another content.*Action"):
+        build(archive, tmp_path, RECIPE, CUTS)
+    path.write_text("{")
+    with pytest.raises(CheckFailed, match="torn"):
+        load_manifest(tmp_path, manifest["id"])
+
+
+@pytest.mark.parametrize("dataset_id", ["..", "../archive", "micro-1-fwd5s-x", "a/b", "", "%2e%2e", "x" * 5000, "a\0b"])
+def test_unknown_ids_stay_inside_the_folder(tmp_path: Path, dataset_id: str) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"no dataset.*Action"):
+        load_manifest(tmp_path / "datasets", dataset_id)
+
+
+def test_unknown_feature_sets_and_symbols_are_refused(archive: ArchiveReader, tmp_path: Path) -> None:
+    for recipe in (Recipe("micro@9", 2), Recipe("micro@1", 2.3), Recipe("micro@1", 2, symbols=("X:Y",))):
+        with pytest.raises(UsageError, match="Action"):
+            build(archive, tmp_path / "datasets", recipe, CUTS)
+    assert not (tmp_path / "datasets").exists()
