@@ -87,7 +87,8 @@ def ensure_topics(settings: Settings) -> None:
 
 def delete_topics(settings: Settings) -> None:
     """Delete every topic of these settings: for runs under a prefix of their own."""
-    futures = _admin(settings).delete_topics(sorted(partitions_of(settings)))
+    admin = _admin(settings)  # its futures end with it
+    futures = admin.delete_topics(sorted(partitions_of(settings)))
     for future in futures.values():
         try:
             future.result()
