@@ -16,6 +16,7 @@ from schemas.columns import Columns
 from schemas.errors import UsageError
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
+from schemas.topics import CLOCK_KEY
 from schemas.units import NS_PER_MS
 from schemas.vectors import Vectors
 from tables.arena import Arena
@@ -34,6 +35,7 @@ class Engine:
                 f"feature set {feature_set.id} names unknown features", expected="names of the micro catalogue",
                 was=", ".join(unknown), action="correct the names in the feature set's YAML file",
             )  # fmt: skip
+        kernel.load()
         self.feature_set = feature_set
         self.partition = partition
         self.arena = Arena()
@@ -41,21 +43,26 @@ class Engine:
         self._cadence = feature_set.cadence_ms * NS_PER_MS
         self._values = np.empty(len(CATALOGUE))
         self._reasons = np.zeros(len(CATALOGUE), np.int64)
+        self._none = Vectors.empty(feature_set)
+        self._no_head = np.empty((kernel.OUTPUT_ROWS, 0), np.int64)
         self._batch_keys: list[str] | None = None
         self._slots: NDArray[np.int32] = np.empty(0, np.int32)
+        self._unknown = False
 
     def apply(self, columns: Columns) -> Vectors:
         """Fold all records; the vectors of the Ticks among them."""
         slots = self._map(columns)
         arena = self.arena
-        room = self._ticks_of_cadence(columns) * len(arena)
-        head = np.empty((kernel.OUTPUT_ROWS, room), np.int64)
-        values = np.empty((room, len(self._chosen)))
+        room = kernel.ticks_of(self._cadence, columns.kind, columns.start, columns.body) * len(arena)
+        head = np.empty((kernel.OUTPUT_ROWS, room), np.int64) if room else self._no_head
+        values = np.empty((room, len(self._chosen))) if room else self._none.values
         m = kernel.run(
             columns.offset, columns.kind, columns.key, columns.ts_event, columns.ts_recv, columns.start, columns.body,
             slots, arena.rows, arena.order, arena.touched_flags, self._chosen, self._cadence, head, values,
             self._values, self._reasons,
         )  # fmt: skip
+        if m == 0:
+            return self._none
         if m < room:
             # Rows foreseen for Ticks that came twice are given back, not kept alive behind a view.
             head, values = head[:, :m].copy(), values[:m].copy()
@@ -65,19 +72,18 @@ class Engine:
             head[kernel.QUALITY], values,
         )  # fmt: skip
 
-    def _ticks_of_cadence(self, columns: Columns) -> int:
-        ticks = np.flatnonzero(columns.kind == Kind.TICK)
-        return int(np.count_nonzero(columns.body[columns.start[ticks]] % self._cadence == 0)) if len(ticks) else 0
-
     def _map(self, columns: Columns) -> NDArray[np.int32]:
         """Slot of each of the batch's keys; a key that only refused records carry gets none."""
         keys = columns.keys
         if keys is not self._batch_keys or len(keys) != len(self._slots):
-            self._slots = np.array([self.arena.find(key) for key in keys], np.int32)
+            # Slices of one batch share their list of keys: it is looked up once. The clock's key needs no row.
+            self._slots = np.array([0 if key == CLOCK_KEY else self.arena.find(key) for key in keys], np.int32)
             self._batch_keys = keys
+            self._unknown = bool((self._slots < 0).any())
         slots = self._slots
-        if (slots < 0).any():
+        if self._unknown:
             used = columns.key[~_KEYLESS[columns.kind]]
             for key in np.unique(used[slots[used] < 0]).tolist():
                 slots[key] = self.arena.slot(keys[key])
+            self._unknown = bool((slots < 0).any())
         return slots

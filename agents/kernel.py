@@ -8,13 +8,13 @@ Units: times in ns UTC.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from agents import catalogue, logarithm, micro
@@ -124,6 +124,28 @@ def pass_tick(row: Int64, time: int) -> bool:
     return True
 
 
+# Inputs are read only, as arrays out of Arrow are; writable ones convert. One signature, so that it compiles once.
+_INTS = types.Array(types.int64, 1, "C", readonly=True)
+_KINDS = types.Array(types.uint8, 1, "C", readonly=True)
+_KEYS = types.Array(types.int32, 1, "C", readonly=True)
+_TICKS_OF = types.int64(types.int64, _KINDS, _INTS, _INTS)
+_RUN = types.int64(
+    _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS, types.int32[::1], types.int64[:, ::1], types.int32[::1],
+    types.uint8[::1], types.int64[::1], types.int64, types.int64[:, ::1], types.float64[:, ::1], types.float64[::1],
+    types.int64[::1],
+)  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def ticks_of(cadence: int, kind: NDArray[np.uint8], start: Int64, body: Int64) -> int:
+    """Ticks whose time is a multiple of the cadence: each may give one vector per symbol."""
+    count = 0
+    for i in range(len(kind)):
+        if kind[i] == _TICK and body[start[i]] % cadence == 0:
+            count += 1
+    return count
+
+
 def _sources_hash() -> int:
     """Hash of every module that is compiled into the kernel.
 
@@ -137,7 +159,7 @@ def _sources_hash() -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _compiled(sources: int) -> Callable[..., Any]:
+def _compiled(sources: int) -> Any:
     @njit(nogil=True, cache=True, error_model="numpy")
     def run(
         offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64, ts_recv: Int64,
@@ -178,9 +200,18 @@ def _compiled(sources: int) -> Callable[..., Any]:
                     fold(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
         return m
 
-    run_typed: Callable[..., Any] = run
-    return run_typed
+    return run
 
 
+def load() -> None:
+    """Compile the kernel, or read it from the cache: seconds the first time, then a moment, then nothing."""
+    with _LOADING:
+        for function, signature in ((ticks_of, _TICKS_OF), (run, _RUN)):
+            if not function.signatures:
+                function.compile(signature)
+                function.disable_compile()
+
+
+_LOADING = Lock()
 SOURCES_HASH = _sources_hash()
-run = _compiled(SOURCES_HASH)
+run: Any = _compiled(SOURCES_HASH)

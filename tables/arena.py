@@ -168,7 +168,8 @@ def _unpack(words: Int64, row: Int64) -> None:
     used = np.cumsum(take(n))
     if n and not (used.min() >= 0 and used.max() < at.BUCKETS):
         raise ValueError("a bucket outside the ring")
-    row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)[used] = take(n * at.SUM_COUNT).reshape(at.SUM_COUNT, n).T
+    buckets = row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)
+    buckets[used] = take(n * at.SUM_COUNT).reshape(at.SUM_COUNT, n).T
     row[at.RING_HIGH + used] = take(n)
     row[at.RING_LOW + used] = take(n)
     row[at.RING_MID : at.RING_END] = np.cumsum(take(at.BUCKETS))
@@ -176,11 +177,13 @@ def _unpack(words: Int64, row: Int64) -> None:
         n = int(row[count])
         if not 0 <= n <= LEVELS_MAX:
             raise ValueError("more levels than a side holds")
-        ranks = take(n)
-        row[side : side + n] = np.cumsum(ranks)
-        row[side + LEVELS_MAX : side + LEVELS_MAX + n] = take(n)
-        if (ranks[1:] <= 0).any():
-            raise ValueError("levels out of order")
+        steps, sizes = take(n), take(n)
+        ranks = np.cumsum(steps)
+        sign = 1 if side == at.BIDS else -1
+        if (steps[1:] <= 0).any() or (sign * ranks <= 0).any() or (sizes <= 0).any():
+            raise ValueError("levels that are no side of a book")
+        row[side : side + n] = ranks
+        row[side + LEVELS_MAX : side + LEVELS_MAX + n] = sizes
     if place != len(words):
         raise ValueError("a payload longer than its row")
     _check_sums(row)

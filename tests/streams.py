@@ -1,4 +1,4 @@
-"""Seeded streams of one partition with everything that can happen to it: gaps, repeats, late Ticks, odd books, silence."""
+"""Seeded streams of one partition with all that can happen to it: gaps, repeats, late Ticks, odd books, silence."""
 
 from __future__ import annotations
 
@@ -76,8 +76,19 @@ class Market:
     def told(self, ts: int) -> Event:
         if self.chance.random() < 0.3:
             nexts = self.chance.choice((None, ts - NS_PER_S, ts + 20 * NS_PER_S))
-            return self.event(ts, Kind.FUNDING, {"rate": self.chance.randrange(-(10**9), 10**9), "next_funding_ts": nexts})
-        names = ("sequence", "bid_price", "bid_size", "ask_price", "ask_size", "mark_price", "index_price", "open_interest")
+            return self.event(
+                ts, Kind.FUNDING, {"rate": self.chance.randrange(-(10**9), 10**9), "next_funding_ts": nexts}
+            )
+        names = (
+            "sequence",
+            "bid_price",
+            "bid_size",
+            "ask_price",
+            "ask_size",
+            "mark_price",
+            "index_price",
+            "open_interest",
+        )
         return self.event(ts, Kind.TICKER, {
             name: self.chance.choice((None, self.chance.randrange(10**9, 10**12))) for name in names
         })  # fmt: skip

@@ -47,7 +47,9 @@ class Book:
         self.offset += 1
 
     def snapshot(self, sequence: int, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> None:
-        self.take(Event(KEY, 0, 1, Kind.SNAPSHOT, {"sequence_last": sequence, "bids": _side(bids), "asks": _side(asks)}))
+        self.take(
+            Event(KEY, 0, 1, Kind.SNAPSHOT, {"sequence_last": sequence, "bids": _side(bids), "asks": _side(asks)})
+        )
 
     def delta(
         self, first: int, last: int, previous: int | None, bids: list[tuple[int, int]] | None = None,
@@ -179,9 +181,7 @@ SPOT = [
 
 
 @pytest.mark.parametrize(("deltas", "state", "sequence", "why"), [*FUTURES, *SPOT])
-def test_chain_rules(
-    deltas: list[tuple[int, int, int | None]], state: int, sequence: int, why: str
-) -> None:
+def test_chain_rules(deltas: list[tuple[int, int, int | None]], state: int, sequence: int, why: str) -> None:
     ours, naive = Book(), DictBook()
     snapshot = {"sequence_last": 100, "bids": _side([(10, 1)]), "asks": _side([(11, 1)])}
     ours.snapshot(100, [(10, 1)], [(11, 1)])

@@ -1,0 +1,143 @@
+"""A stored row comes back as it was, or is refused with a reason and an Action."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from streams import stream
+
+from agents.engine import Engine
+from schemas.columns import from_events
+from schemas.errors import StateRefused
+from schemas.feature_sets import load
+from schemas.limits import LEVELS_MAX
+from tables import layout as at
+from tables.arena import Arena
+
+KEY = "USDM:A"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    engine = Engine(load("micro@1"), 0)
+    engine.apply(from_events(0, 0, stream(3)))
+    return engine
+
+
+def alive(row: np.ndarray) -> list[int]:
+    """Every number that means something: all but what lies behind the last level of a side."""
+    parts = [row[: at.BIDS]]
+    for side, count in ((at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT)):
+        parts += [row[side : side + row[count]], row[side + LEVELS_MAX : side + LEVELS_MAX + row[count]]]
+    return np.concatenate(parts).tolist()
+
+
+def test_restored_row_is_identical(engine: Engine) -> None:
+    other = Arena()
+    for key in engine.arena.keys:
+        other.restore(key, engine.arena.dump(key))
+        assert alive(other.row(key)) == alive(engine.arena.row(key))
+        assert other.applied_offset(key) == engine.arena.applied_offset(key) >= 0
+        assert other.book(key) == engine.arena.book(key)
+
+
+def test_restore_replaces_what_was_there(engine: Engine) -> None:
+    other = Engine(load("micro@1"), 0)
+    other.apply(from_events(0, 0, stream(4)))
+    other.arena.restore(KEY, engine.arena.dump(KEY))
+    assert alive(other.arena.row(KEY)) == alive(engine.arena.row(KEY))
+
+
+def test_a_full_book_comes_back() -> None:
+    arena = Arena()
+    arena.slot(KEY)
+    row = arena.row(KEY)
+    row[at.BID_COUNT] = row[at.ASK_COUNT] = LEVELS_MAX
+    for side in (at.BIDS, at.ASKS):
+        row[side : side + LEVELS_MAX] = np.arange(1, LEVELS_MAX + 1) * 1000 - (0 if side == at.BIDS else 1 << 40)
+        row[side + LEVELS_MAX : side + 2 * LEVELS_MAX] = 1 << 40
+    other = Arena()
+    other.restore(KEY, arena.dump(KEY))
+    assert (other.row(KEY) == row).all()
+
+
+def test_every_flipped_bit_is_refused(engine: Engine) -> None:
+    blob = engine.arena.dump(KEY)
+    chance = random.Random(1)
+    for place in [*range(60), *(chance.randrange(len(blob)) for _ in range(200))]:
+        torn = bytearray(blob)
+        torn[place] ^= 1 << chance.randrange(8)
+        with pytest.raises(StateRefused, match="Action"):
+            Arena().restore(KEY, bytes(torn))
+
+
+def test_every_cut_is_refused(engine: Engine) -> None:
+    blob = engine.arena.dump(KEY)
+    for length in [*range(60), *range(60, len(blob), 97)]:
+        with pytest.raises(StateRefused, match="Action"):
+            Arena().restore(KEY, blob[:length])
+    with pytest.raises(StateRefused):
+        Arena().restore(KEY, blob + b"\0")
+
+
+def test_the_state_of_another_symbol_is_refused(engine: Engine) -> None:
+    with pytest.raises(StateRefused, match="USDM:A"):
+        Arena().restore("SPOT:B", engine.arena.dump(KEY))
+
+
+def test_another_layout_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = engine.arena.dump(KEY)
+    monkeypatch.setattr(at, "LAYOUT_HASH", at.LAYOUT_HASH ^ 1)
+    with pytest.raises(StateRefused, match="layout 1, hash"):
+        Arena().restore(KEY, blob)
+
+
+@pytest.mark.parametrize(("place", "was"), [
+    (at.SUMS + at.CHURN, "window sums"), (at.TICK, "window sums"), (at.BID_COUNT, "no side of a book"),
+])  # fmt: skip
+def test_a_row_that_contradicts_itself_is_refused(engine: Engine, place: int, was: str) -> None:
+    """A whole blob of a wrong row, as a bug would write it."""
+    arena = Arena()
+    arena.restore(KEY, engine.arena.dump(KEY))
+    arena.row(KEY)[place] += 50 * 100_000_000 if place == at.TICK else 1
+    if place == at.BID_COUNT:
+        arena.row(KEY)[at.BIDS + int(arena.row(KEY)[place]) - 1] = -5
+    with pytest.raises(StateRefused, match=was):
+        Arena().restore(KEY, arena.dump(KEY))
+
+
+def test_a_refused_state_leaves_no_trace(engine: Engine) -> None:
+    arena = Arena()
+    with pytest.raises(StateRefused):
+        arena.restore(KEY, engine.arena.dump(KEY)[:-1])
+    assert len(arena) == 0
+
+
+def test_growing_keeps_rows_and_names_stay_sorted(engine: Engine) -> None:
+    blob = engine.arena.dump(KEY)
+    arena = Arena(capacity=1)
+    arena.restore(KEY, blob)
+    names = [f"V:{i:03}" for i in range(40)]
+    random.Random(1).shuffle(names)
+    for name in names:
+        arena.slot(name)
+    assert arena.dump(KEY) == blob
+    assert arena.names == sorted([KEY, *names])
+    assert [arena.keys[slot] for slot in arena.order] == arena.names
+
+
+def test_touched_are_all_that_records_named(engine: Engine) -> None:
+    """Also a symbol whose records were all applied before: its state must not stay behind the commit."""
+    columns = from_events(0, 0, stream(3))
+    engine.arena.clear_touched()
+    assert engine.arena.touched() == []
+    engine.apply(columns.slice(0, 0))
+    assert engine.arena.touched() == []
+    engine.apply(columns)
+    assert sorted(engine.arena.touched()) == engine.arena.names
+
+
+def test_the_stored_form_is_small(engine: Engine) -> None:
+    assert max(len(engine.arena.dump(key)) for key in engine.arena.keys) < 12_000
