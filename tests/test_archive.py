@@ -27,7 +27,7 @@ from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import Vectors
-from tests.strategies import events
+from strategies import events
 from tests.tapes import INSTRUMENTS, archive_of, market, tape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,7 @@ def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="no live vectors"):
         ArchiveReader(path).vectors(FeatureSet("probe", 4, 1000, ("mid_price",)))
     with pytest.raises(UsageError, match="new version"), live(path, 2) as writer:
-        writer._know(FeatureSet("probe", 3, 1000, ("mid_price",)))
+        writer.append_vectors(0, [], Vectors.empty(FeatureSet("probe", 3, 1000, ("mid_price",))))
 
 
 def test_dead_letters_come_back(tmp_path: Path) -> None:
