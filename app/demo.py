@@ -38,7 +38,7 @@ from app.importer import import_recording
 from app.publish import Progress, Publisher, play
 from app.report import Report, facts, grid, shares, shown, utc
 from app.synthetic import write_recording
-from app.topics import delete_topics, groups, partitions_of, wire_topic
+from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
 from replay.dataset import Recipe, build
 from replay.parity import parity
 from replay.reader import ArchiveReader
@@ -146,6 +146,7 @@ def _settings(
             chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
     settings = load_settings(**chosen)
     if brokers is not None:
+        ensure_topics(settings)
         stack.callback(delete_topics, settings)
     return settings
 

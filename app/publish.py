@@ -13,7 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -25,10 +27,13 @@ from schemas.errors import DependencyDown
 from schemas.topics import TAPE
 
 CHUNK_ROWS = 1_000
-AHEAD_BYTES_MAX = 2_500_000
-"""Half of what the embedded broker keeps per partition."""
+AHEAD_BYTES_MAX = 5_000_000
+"""Before compression: what the embedded broker keeps per partition, however badly it compresses."""
 MESSAGE_OVERHEAD_BYTES = 80
 STALLED_AFTER_S = 90.0
+ANSWER_S = 15.0
+
+Answer = TypeVar("Answer")
 
 
 def broker_down(brokers: str, why: str) -> DependencyDown:
@@ -47,6 +52,7 @@ class Publisher:
         self._failed: KafkaError | None = None
         self._producer = Producer(
             {"bootstrap.servers": settings.brokers, "enable.idempotence": True, "linger.ms": 20,
+             "compression.type": "zstd",
              "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
              "log_level": 0}
         )  # fmt: skip
@@ -90,23 +96,27 @@ class Progress(AbstractContextManager["Progress"]):
         """[partitions] offset below which every group is done."""
         lowest = [1 << 62] * len(self._places)
         for consumer in self._consumers:
-            try:
-                answer = consumer.committed([TopicPartition(*place) for place in self._places], timeout=10)
-            except KafkaException as error:
-                raise broker_down(self._brokers, str(error)) from error
-            for place in answer:
+            wanted = [TopicPartition(*place) for place in self._places]
+            for place in self._ask(partial(consumer.committed, wanted, timeout=ANSWER_S)):
                 lowest[place.partition] = min(lowest[place.partition], max(place.offset, 0))
         return lowest
 
     def ends(self) -> list[int]:
         """[partitions] offset behind the last record."""
-        try:
-            return [
-                self._consumers[0].get_watermark_offsets(TopicPartition(*place), timeout=10, cached=False)[1]
-                for place in self._places
-            ]
-        except KafkaException as error:
-            raise broker_down(self._brokers, str(error)) from error
+        first = self._consumers[0]
+        wanted = [TopicPartition(*place) for place in self._places]
+        return [self._ask(partial(first.get_watermark_offsets, at, timeout=ANSWER_S))[1] for at in wanted]
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """Ask again while a topic that was just made has no leader yet."""
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                return question()
+            except KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise broker_down(self._brokers, error.args[0].str()) from error
+                time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:
         for consumer in self._consumers:
