@@ -51,7 +51,7 @@ from schemas.vectors import VectorCodec
 
 FOLDER = Path(".onetape/demo")
 SEED = 7
-HORIZON_S = 5
+HORIZON_S = 1
 CUTS = 10
 STOP_S = 20.0
 _WINDOWED = re.compile(r"(.+)_([0-9]+s)")
@@ -81,19 +81,27 @@ def run_demo(
     with report.step("Replaying the archived tape and comparing every bit") as advance:
         compared = parity(ArchiveReader(live), feature_set, batch_size=batch_size, progress=shares(advance)).json()
     with report.step("Building a dataset, with its leak check") as advance:
-        recipe = Recipe(settings.feature_set, HORIZON_S)
-        cuts = random_cuts(CUTS, SEED)
-        manifest = build(ArchiveReader(live), folder / "datasets", recipe, cuts, progress=shares(advance))
+        built = _dataset(live, folder / "datasets", settings.feature_set, shares(advance))
     return {
         "events_in": events,
         "vectors_out": compared["compared"] + compared["extra"],
         "parity": compared,
-        "dataset": {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")},
+        "dataset": built,
         "latest": latest,
         "broker": "embedded" if brokers is None else brokers,
         "files": {"source": str(source), "live": str(live), "datasets": str(folder / "datasets")},
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def _dataset(archive: Path, datasets: Path, feature_set: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """The dataset's key figures; without an id, and with the reason, where the tape is too short for its splits."""
+    try:
+        recipe, cuts = Recipe(feature_set, HORIZON_S), random_cuts(CUTS, SEED)
+        manifest = build(ArchiveReader(archive), datasets, recipe, cuts, progress=progress)
+    except UsageError as error:
+        return {"id": None, "rows": 0, "splits": {}, "reason": str(error)}
+    return {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")}
 
 
 def _folder(out: Path | None) -> Path:
@@ -244,7 +252,7 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
                 "events in": payload["events_in"],
                 "vectors out": payload["vectors_out"],
                 "parity": f"{share:.3f} % ({same:,} of {compared['compared']:,} vectors: live = replayed, every bit)",
-                "dataset": f"{built['id']}, {built['rows']:,} rows " + str(built["splits"]),
+                "dataset": _told(built),
                 "seconds": payload["seconds"],
                 **{f"{name} in": path for name, path in payload["files"].items()},
             },
@@ -253,12 +261,18 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
     )
     live, datasets = payload["files"]["live"], payload["files"]["datasets"]
     console.print("\nTry next:")
-    for command in (
-        f"onetape parity --archive {live}",
-        f"onetape leakcheck --archive {live}",
-        f"onetape dataset verify {built['id']} --datasets {datasets}",
-    ):
+    commands = [f"onetape parity --archive {live}", f"onetape leakcheck --archive {live}"]
+    if built["id"]:
+        commands.append(f"onetape dataset verify {built['id']} --datasets {datasets}")
+    for command in commands:
         console.print(f"  {command}", markup=False)
+
+
+def _told(built: Mapping[str, Any]) -> str:
+    if built["id"] is None:
+        return f"none: {built['reason']}"
+    parts = ", ".join(f"{rows:,} {name}" for name, rows in built["splits"].items())
+    return f"{built['id']}: {built['rows']:,} rows ({parts})"
 
 
 def _state_table(value: Mapping[str, float | None]) -> Table:
