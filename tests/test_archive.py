@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import events
+from tapes import INSTRUMENTS, archive_of, market, tape
 
 from replay.archive import live, staged
 from replay.audit import audit
@@ -27,8 +29,6 @@ from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import Vectors
-from strategies import events
-from tests.tapes import INSTRUMENTS, archive_of, market, tape
 
 ROOT = Path(__file__).resolve().parent.parent
 SET = FeatureSet("probe", 3, 1000, ("mid_price", "spread"))

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from tapes import INSTRUMENTS, archive_of, market, tape
+from test_leakcheck import leaky_agent
 
 from replay.archive import live
 from replay.catalogue import dataset_ids, load_manifest, manifests
@@ -19,8 +21,6 @@ from replay.parity import matches
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, SegmentTorn, UsageError
 from schemas.feature_sets import load
-from tests.tapes import INSTRUMENTS, archive_of, market, tape
-from tests.test_leakcheck import leaky_agent
 
 SET = load("micro@1")
 RECIPE = Recipe("micro@1", 2)

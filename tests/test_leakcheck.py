@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tapes import archive_of, market, tape
 
 from agents.features import features_agent
 from agents.ports import Batch, Emit, States
@@ -18,7 +19,6 @@ from schemas.columns import Columns, to_events
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet, load
 from schemas.vectors import Vectors
-from tests.tapes import archive_of, market, tape
 
 SET = load("micro@1")
 CHANCE = random.Random(5)

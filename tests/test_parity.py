@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tapes import archive_of, market, tape
 
 from replay.archive import live
 from replay.driver import replay
@@ -14,7 +15,6 @@ from replay.reader import ArchiveReader
 from schemas.errors import UsageError
 from schemas.feature_sets import load
 from schemas.vectors import Vectors
-from tests.tapes import archive_of, market, tape
 
 SET = load("micro@1")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tapes import INSTRUMENTS, START, archive_of, market, tape
 
 from replay.digest import vectors_digest
 from replay.driver import replay, write
@@ -18,7 +19,6 @@ from schemas.errors import UsageError
 from schemas.feature_sets import load
 from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
-from tests.tapes import INSTRUMENTS, START, archive_of, market, tape
 
 ROOT = Path(__file__).resolve().parent.parent
 SET = load("micro@1")
