@@ -14,6 +14,7 @@ Errors: those of the parts; DependencyDown when the worker ends by itself.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -261,11 +262,12 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
     )
     live, datasets = payload["files"]["live"], payload["files"]["datasets"]
     console.print("\nTry next:")
-    commands = [f"onetape parity --archive {live}", f"onetape leakcheck --archive {live}"]
+    commands = [f"parity --archive {live}", f"leakcheck --archive {live}"]
     if built["id"]:
-        commands.append(f"onetape dataset verify {built['id']} --datasets {datasets}")
+        commands.append(f"dataset verify {built['id']} --datasets {datasets}")
+    program = "onetape" if shutil.which("onetape") else os.path.relpath(sys.argv[0])
     for command in commands:
-        console.print(f"  {command}", markup=False)
+        console.print(f"  {program} {command}", markup=False)
 
 
 def _told(built: Mapping[str, Any]) -> str:
