@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import events
 
 from schemas import limits
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
@@ -15,7 +16,6 @@ from schemas.columns import to_events
 from schemas.errors import RecordRefused
 from schemas.events import Event, Kind
 from schemas.registry import FileRegistry
-from strategies import events
 
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

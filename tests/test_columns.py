@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import events
 
 from schemas.arrow import TAPE_SCHEMA, from_table, to_table
 from schemas.columns import Columns, from_events, to_events
 from schemas.events import Event, Kind
-from strategies import events
 
 streams = st.lists(events(), max_size=12)
 

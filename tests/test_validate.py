@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from strategies import events
 
 from schemas import limits
 from schemas.errors import RecordRefused
 from schemas.events import Event, Kind
 from schemas.validate import check
-from strategies import events
 
 NOW = 1_721_347_200_000_000_000
 TRADE: dict[str, Any] = {"price": 5, "size": 7, "side": "BUY", "trade_id": "1", "is_block": False}
