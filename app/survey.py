@@ -3,7 +3,7 @@
 Input: a `Recording` and the declared format.
 Output: `Survey`: the instruments, and where each symbol's snapshots stand among its deltas.
 Units: ts in ns UTC; ordinals count a symbol's deltas from 1.
-Errors: RecordingForeign when nothing in it is of the declared format; those of `app.recording`.
+Errors: RecordingForeign when no more than half of it is of the declared format; those of `app.recording`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def survey(recording: Recording, market: BinanceFormat, progress: Progress | Non
             found.see(draft, frame.ts_recv)
             if draft.symbol and draft.kind is Kind.DELTA:
                 nameless.deltas += 1
-    if not recognised:
+    if recognised <= reasons["other-format"]:
         raise _foreign(recording, market, reasons)
     sole = next(iter(symbols)) if len(symbols) == 1 else ""
     if sole:

@@ -136,7 +136,7 @@ def _is_other(data: dict[str, Any], name: str, market: BinanceFormat) -> bool:
         return market.is_spot == ("e" in data)
     if name in ("trade", "aggTrade"):
         return market.is_spot != ("M" in data)
-    return False
+    return name == "markPriceUpdate" and market.is_spot
 
 
 def _delta(market: BinanceFormat, symbol: str, data: dict[str, Any]) -> list[Draft]:
