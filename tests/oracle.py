@@ -23,8 +23,7 @@ class DictBook:
     def __init__(self) -> None:
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
-        self.sequence: int | None = None
-        self.is_fresh, self.epoch = False, 0
+        self.sequence, self.is_fresh, self.epoch = None, False, 0
 
     def best(self) -> tuple[float, int, float, int]:
         bid, ask = max(self.bids, default=-math.inf), min(self.asks, default=math.inf)
@@ -78,34 +77,6 @@ class Symbol:
         self.mids: list[tuple[int, int | None]] = []
         self.told: dict[str, int | None] = {}
 
-    def take(self, event: Event) -> None:
-        self.ts = max(self.ts, event.ts_recv, self.tick)
-        kind, body = event.kind, event.body
-        if kind is Kind.INSTRUMENT:
-            if self.instrument is None or any(
-                body[k] != self.instrument[k] for k in body if k not in ("is_perpetual", "funding_interval_s")
-            ):
-                self.begin(body)
-            self.instrument = body
-        elif self.instrument is None:
-            return
-        if event.ts_event:
-            self.told["delay"] = event.ts_recv - event.ts_event
-        if kind is Kind.SNAPSHOT and self.book.snapshot(body):
-            self.book_ts, self.book_birth = self.ts, 0
-        elif kind is Kind.DELTA and (applied := self.book.delta(body)) is not None:
-            self.changes.append((self.ts, *applied))
-            self.book_ts = self.ts
-        if kind in (Kind.SNAPSHOT, Kind.DELTA):
-            bid, _, ask, _ = self.book.best()
-            self.mids.append((self.ts, int(bid + ask) if self.book.bids and self.book.asks else None))
-        elif kind is Kind.TRADE and not body["is_block"] and not body["is_insurance"]:
-            self.trades.append((self.ts, body))
-        elif kind is Kind.TICKER:
-            self.told |= {k: body[k] for k in ("mark_price", "index_price", "open_interest") if body[k] is not None}
-        elif kind is Kind.FUNDING:
-            self.told |= body
-
     def pass_tick(self, time: int) -> bool:
         if self.instrument is None or time <= self.tick:
             return False
@@ -113,15 +84,50 @@ class Symbol:
         self.book_birth = self.book_birth or (time if self.book.sequence is not None else 0)
         return True
 
-    def mid_at(self, time: int) -> int | None:
-        """Best bid + best ask after everything before `time`."""
-        return next((mid for ts, mid in reversed(self.mids) if ts < time), None)
 
-    def price(self, ticks: Fraction | int) -> float:
-        return float(Fraction(ticks) * self.instrument["tick_size"] / 10 ** self.instrument["price_scale"])
+def take(symbol: Symbol, event: Event) -> None:
+    """One record."""
+    symbol.ts = max(symbol.ts, event.ts_recv, symbol.tick)
+    kind, body = event.kind, event.body
+    if kind is Kind.INSTRUMENT:
+        if symbol.instrument is None or any(
+            body[k] != symbol.instrument[k] for k in body if k not in ("is_perpetual", "funding_interval_s")
+        ):
+            symbol.begin(body)
+        symbol.instrument = body
+    elif symbol.instrument is None:
+        return
+    if event.ts_event:
+        symbol.told["delay"] = event.ts_recv - event.ts_event
+    if kind is Kind.SNAPSHOT and symbol.book.snapshot(body):
+        symbol.book_ts, symbol.book_birth = symbol.ts, 0
+    elif kind is Kind.DELTA and (applied := symbol.book.delta(body)) is not None:
+        symbol.changes.append((symbol.ts, *applied))
+        symbol.book_ts = symbol.ts
+    if kind in (Kind.SNAPSHOT, Kind.DELTA):
+        bid, _, ask, _ = symbol.book.best()
+        symbol.mids.append((symbol.ts, int(bid + ask) if symbol.book.bids and symbol.book.asks else None))
+    elif kind is Kind.TRADE and not body["is_block"] and not body["is_insurance"]:
+        symbol.trades.append((symbol.ts, body))
+    elif kind is Kind.TICKER:
+        symbol.told |= {k: body[k] for k in ("mark_price", "index_price", "open_interest") if body[k] is not None}
+    elif kind is Kind.FUNDING:
+        symbol.told |= body
 
-    def size(self, lots: Fraction | int) -> float:
-        return float(Fraction(lots) * self.instrument["lot_size"] / 10 ** self.instrument["size_scale"])
+
+def mid_at(symbol: Symbol, time: int) -> int | None:
+    """Best bid + best ask after everything before `time`."""
+    return next((mid for ts, mid in reversed(symbol.mids) if ts < time), None)
+
+
+def price(symbol: Symbol, ticks: Fraction | int) -> float:
+    """The nearest double to the exact decimal."""
+    return float(Fraction(ticks) * symbol.instrument["tick_size"] / 10 ** symbol.instrument["price_scale"])
+
+
+def size(symbol: Symbol, lots: Fraction | int) -> float:
+    """The nearest double to the exact decimal."""
+    return float(Fraction(lots) * symbol.instrument["lot_size"] / 10 ** symbol.instrument["size_scale"])
 
 
 def state_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
@@ -139,8 +145,8 @@ def state_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
         "bid_level_count": (len(bids), 0), "ask_level_count": (len(asks), 0), "book_age_ms": (age / 1e6, 0),
     }  # fmt: skip
     for n in (5, 10, 20):
-        out[f"bid_depth_{n}"] = symbol.size(sum(bid_sizes[:n])), 0
-        out[f"ask_depth_{n}"] = symbol.size(sum(ask_sizes[:n])), 0
+        out[f"bid_depth_{n}"] = size(symbol, sum(bid_sizes[:n])), 0
+        out[f"ask_depth_{n}"] = size(symbol, sum(ask_sizes[:n])), 0
     for n in (1, 5, 10):
         b, a = sum(bid_sizes[:n]), sum(ask_sizes[:n])
         out[f"queue_imbalance_{n}"] = ((b - a) / (b + a), 0) if a + b else (None, Quality.BOOK_ONE_SIDED)
@@ -148,9 +154,9 @@ def state_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
     if not bids or not asks:
         return out | dict.fromkeys(names[:4], (None, Quality.BOOK_ONE_SIDED)), flags | Quality.BOOK_ONE_SIDED
     bid, ask = max(bids), min(asks)
-    out["mid_price"] = symbol.price(Fraction(bid + ask, 2)), 0
-    out["microprice"] = symbol.price(Fraction(bid * asks[ask] + ask * bids[bid], asks[ask] + bids[bid])), 0
-    out["spread"] = symbol.price(ask - bid), 0
+    out["mid_price"] = price(symbol, Fraction(bid + ask, 2)), 0
+    out["microprice"] = price(symbol, Fraction(bid * asks[ask] + ask * bids[bid], asks[ask] + bids[bid])), 0
+    out["spread"] = price(symbol, ask - bid), 0
     out["spread_bps"] = float(Fraction(ask - bid) / Fraction(bid + ask, 2) * 10_000), 0
     return out, flags | (Quality.BOOK_CROSSED if bid > ask else 0)
 
@@ -161,14 +167,14 @@ def book_window(symbol: Symbol, now: int, seconds: int) -> dict[str, Feature]:
     if symbol.book.sequence is None:
         return dict.fromkeys(names, (None, Quality.BOOK_GAP))
     out: dict[str, Feature] = dict.fromkeys(names, (None, Quality.WARMUP))
-    mid, before = symbol.mid_at(now), symbol.mid_at(since)
+    mid, before = mid_at(symbol, now), mid_at(symbol, since)
     if mid is None:
         out["log_return"] = None, Quality.BOOK_ONE_SIDED
     elif before is not None and since >= symbol.birth:
         out["log_return"] = math.log1p((mid - before) / before), 0
     if since >= symbol.book_birth:
         inside = [each for each in symbol.changes if since <= each[0] < now]
-        out["order_flow_imbalance"] = symbol.size(sum(flow for _, flow, _ in inside)), 0
+        out["order_flow_imbalance"] = size(symbol, sum(flow for _, flow, _ in inside)), 0
         out["churn_rate"] = sum(changes for _, _, changes in inside) / seconds, 0
     return out
 
@@ -185,7 +191,7 @@ def trade_window(symbol: Symbol, now: int, seconds: int) -> dict[str, Feature]:
     sells = [body["size"] for body in trades if body["side"] == "SELL"]
     bought, sold, volume = sum(buys), sum(sells), sum(buys) + sum(sells)
     lots = (volume, bought, sold, bought - sold)
-    out: dict[str, Feature] = {name: (symbol.size(n), 0) for name, n in zip(of_sizes, lots, strict=True)}
+    out: dict[str, Feature] = {name: (size(symbol, n), 0) for name, n in zip(of_sizes, lots, strict=True)}
     out["trade_count"] = len(trades), 0
     out["buy_sell_ratio"] = (bought / sold, 0) if sold else (None, Quality.NO_TRADES)
     if not trades:
@@ -194,12 +200,12 @@ def trade_window(symbol: Symbol, now: int, seconds: int) -> dict[str, Feature]:
         vwap = Fraction(volume / math.fsum(body["size"] / body["price"] for body in trades))
     else:
         vwap = Fraction(sum(body["size"] * body["price"] for body in trades), volume)
-    out["vwap"] = symbol.price(vwap), 0
-    out["high"] = symbol.price(max(body["price"] for body in trades)), 0
-    out["low"] = symbol.price(min(body["price"] for body in trades)), 0
+    out["vwap"] = price(symbol, vwap), 0
+    out["high"] = price(symbol, max(body["price"] for body in trades)), 0
+    out["low"] = price(symbol, min(body["price"] for body in trades)), 0
     out["trade_imbalance"] = (len(buys) - len(sells)) / len(trades), 0
     out["net_aggressor_pressure"] = (bought - sold) / volume, 0
-    out["average_trade_size"] = symbol.size(Fraction(volume, len(trades))), 0
+    out["average_trade_size"] = size(symbol, Fraction(volume, len(trades))), 0
     return out
 
 
@@ -220,7 +226,7 @@ def told_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
     if mark is not None and index is not None:
         out["basis_bps"] = float(Fraction(mark - index, index) * 10_000), 0
     if told.get("open_interest") is not None:
-        out["open_interest"] = symbol.size(told["open_interest"]), 0
+        out["open_interest"] = size(symbol, told["open_interest"]), 0
     if told.get("rate") is not None:
         out["funding_rate"] = float(Fraction(told["rate"], 10**12)), 0
     if (told.get("next_funding_ts") or 0) >= now:
@@ -257,5 +263,5 @@ def replay(events: list[Event], cadence_ns: int = S) -> dict[tuple[str, int], tu
                     symbol.changes = [each for each in symbol.changes if each[0] >= now - 60 * S]
                     out[key, now] = (*vector(symbol, now), symbol.book.epoch)
         elif event.kind is not Kind.ACTIVATE:
-            symbols.setdefault(event.key, Symbol()).take(event)
+            take(symbols.setdefault(event.key, Symbol()), event)
     return out
