@@ -4,7 +4,7 @@ A value is 8 bytes big-endian, the tape offset up to which it was saved, then th
 rocksdict driver) opens, assigns and recovers the partitions; what it leaves open is closed here:
 
 - its block cache is 2 GiB per partition unless told otherwise;
-- a damaged folder stops the worker; here it is emptied and filled again from the changelog;
+- a damaged folder stops the worker or reads as if it held less; here it is emptied and filled from the changelog again;
 - it never closes a database, so a partition that comes back soon is still locked;
 - an error while the changelog is replayed is logged and skipped; here it is raised when the states are loaded;
 - the last changelog record wins, even if a worker that had lost the partition wrote it late; here the highest offset.
@@ -20,7 +20,7 @@ import asyncio
 import logging
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import rocksdict
@@ -42,7 +42,7 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "target_file_size_base": 8 << 20,
 }
 _HEADER: Final = struct.Struct(">q")
-_REFUSALS: Final = ("lock", "no space", "permission", "read-only", "too many open files")
+_REFUSALS: Final = ("while lock file", "lock hold", "no space", "permission", "read-only", "too many open files")
 """What RocksDB says when the folder is fine and the machine is not: no reason to throw a state away."""
 
 Publish = Callable[[str, int, Sequence[tuple[bytes | None, bytes]]], "asyncio.Future[int]"]
@@ -87,7 +87,8 @@ class Store(faust_rocksdb.Store):
                 "the states could not be recovered", expected="a changelog that can be read", was=str(self._failure),
                 action="make room or repair the disk, delete the data folder and start the worker again",
             ) from self._failure  # fmt: skip
-        return dict(self._visible_items(self._db_for_partition(partition)))
+        found = _items(self._db_for_partition(partition))
+        return {key: value for key, value in found if key != self.offset_key}
 
     def note_persisted(self, tp: TP, offset: int) -> None:
         """The broker has the changelog up to `offset`: recovery may begin behind it. Nothing if it is not ours now."""
@@ -99,15 +100,23 @@ class Store(faust_rocksdb.Store):
     ) -> None:
         """Take recovered values; a value saved through a lower offset than the one at hand is late and left out."""
         try:
-            kept = [event for event in batch if not self._is_late(event)]
-            super().apply_changelog_batch(kept, to_key, to_value)
+            super().apply_changelog_batch(list(self._in_time(batch)), to_key, to_value)
         except Exception as error:  # Faust would log it and call the recovery complete
             self._failure = self._failure or error
 
-    def _is_late(self, event: EventT[Any]) -> bool:
-        message = event.message
-        present = self._db_for_partition(message.partition).get(message.key)
-        return present is not None and message.value is not None and unpack(present)[0] > unpack(message.value)[0]
+    def _in_time(self, batch: Iterable[EventT[Any]]) -> Iterator[EventT[Any]]:
+        newest: dict[tuple[int, bytes], int] = {}
+        for event in batch:
+            message = event.message
+            if message.key is not None and message.value is not None:
+                place, saved_through = (message.partition, message.key), unpack(message.value)[0]
+                if place not in newest:
+                    present = self._db_for_partition(message.partition).get(message.key)
+                    newest[place] = saved_through if present is None else unpack(present)[0]
+                if saved_through < newest[place]:
+                    continue
+                newest[place] = saved_through
+            yield event
 
     def _open_for_partition(self, partition: int) -> Any:
         path = self.partition_path(partition)
@@ -126,9 +135,8 @@ class Store(faust_rocksdb.Store):
     def _open_checked(self, partition: int) -> Any:
         db = super()._open_for_partition(partition)
         try:
-            for _ in db.items():  # reads every block, and so verifies every checksum
-                pass
-            db.get(self.offset_key)
+            for key, _ in _items(db):
+                db.get(key)  # reads every block, indexes and filters too, and so verifies every checksum
         except BaseException:
             db.close()
             raise
@@ -155,6 +163,16 @@ class Store(faust_rocksdb.Store):
             "the states cannot be written", expected=f"a writable folder {self.path}", was=str(error),
             action="make room or repair the disk and start the worker again; nothing was acknowledged",
         )  # fmt: skip
+
+
+def _items(db: Any) -> Iterator[tuple[bytes, bytes]]:
+    """Every key and value. rocksdict's own `items` ends at a damaged block as if there were no more."""
+    cursor = db.iter()
+    cursor.seek_to_first()
+    while cursor.valid():
+        yield cursor.key(), cursor.value()
+        cursor.next()
+    cursor.status()
 
 
 STORES[SCHEME] = f"{__name__}:{Store.__name__}"

@@ -1,0 +1,225 @@
+"""A real worker process, what it leaves behind, and the oracle: the same agent over the same records at once.
+
+State of a worker is read from its RocksDB folders after it has stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import rocksdict
+from confluent_kafka import Consumer, TopicPartition
+
+from agents.features import features_agent
+from app.config import Settings, environment
+from app.publish import Progress, Publisher
+from app.topics import ROLES, groups, wire_topic
+from schemas import feature_sets
+from schemas.codec import TapeCodec
+from schemas.columns import Columns, to_events
+from schemas.registry import open_registry
+from schemas.topics import TAPE
+from schemas.vectors import VectorCodec, Vectors
+from tables.store import unpack
+
+WORK_S: Final = 60.0
+PROGRAM: Final = """
+import sys
+from app.config import load_settings
+from app.worker import run_worker
+from schemas.errors import OnetapeError
+try:
+    sys.exit(run_worker(load_settings(), sys.argv[1:]))
+except OnetapeError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+Raw = list[tuple[bytes, bytes]]
+
+
+class Worker:
+    """`run_worker` in a process of its own."""
+
+    def __init__(self, settings: Settings, roles: Collection[str] = ROLES) -> None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self._log = settings.data_dir.parent / f"{settings.data_dir.name}.log"
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-c", PROGRAM, *roles]
+            self.process = subprocess.Popen(command, env=environment(settings), stdout=log, stderr=log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def alive(self) -> None:
+        assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.words()}"
+
+    def words(self) -> str:
+        """What it has said, all starts together."""
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; returns the seconds until it ended. It must end well and silently."""
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        assert (code, self.words()) == (0, ""), self.words()
+        return time.monotonic() - begun
+
+    def ended(self) -> int:
+        """The exit code, once it ends by itself."""
+        return self.process.wait(30)
+
+
+def raw_tape(parts: list[Columns], settings: Settings) -> list[Raw]:
+    """(key, value) messages of each partition."""
+    codec = TapeCodec(open_registry(settings.registry))
+    return [[(event.key.encode(), codec.encode(event)) for event in to_events(columns)] for columns in parts]
+
+
+def publish(settings: Settings, tape: list[Raw]) -> None:
+    publisher = Publisher(settings)
+    for partition, messages in enumerate(tape):
+        for key, value in messages:
+            publisher.publish(TAPE, partition, key, value)
+    publisher.flush()
+
+
+def committed(settings: Settings, topic: str = TAPE, role: str = "features") -> list[int]:
+    with Progress(settings.brokers, wire_topic(settings, topic), [groups(settings)[role]], settings.partitions) as seen:
+        return seen.committed()
+
+
+def wait_committed(
+    settings: Settings, worker: Worker, least: list[int], topic: str = TAPE, role: str = "features"
+) -> None:
+    """Until a role has committed at least so far in every partition."""
+    deadline = time.monotonic() + WORK_S
+    with Progress(settings.brokers, wire_topic(settings, topic), [groups(settings)[role]], settings.partitions) as seen:
+        while any(now < end for now, end in zip(seen.committed(), least, strict=True)):
+            worker.alive()
+            assert time.monotonic() < deadline, f"{seen.committed()} of {least} after {WORK_S:.0f} s"
+            time.sleep(0.05)
+
+
+def read_topic(settings: Settings, topic: str, partition: int) -> list[Any]:
+    """Every message of a partition."""
+    place = TopicPartition(wire_topic(settings, topic), partition, 0)
+    consumer = Consumer({"bootstrap.servers": settings.brokers, "group.id": "reader", "enable.auto.commit": False})
+    try:
+        end = consumer.get_watermark_offsets(place, timeout=10)[1]
+        consumer.assign([place])
+        found: list[Any] = []
+        while len(found) < end:
+            found.extend(consumer.consume(end - len(found), timeout=5))
+        return found
+    finally:
+        consumer.close()
+
+
+@dataclass
+class Outcome:
+    """Vectors by identity, states by instrument and partition."""
+
+    vectors: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    states: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    repeats: int = 0
+    conflicts: int = 0
+
+
+def outcome(settings: Settings) -> Outcome:
+    """What a stopped worker has left on the features topic and in its folder."""
+    found = Outcome()
+    feature_set = feature_sets.load(settings.feature_set)
+    codec = VectorCodec(open_registry(settings.registry), feature_set)
+    for partition in range(settings.partitions):
+        values = [message.value() for message in read_topic(settings, feature_set.topic, partition)]
+        vectors = codec.decode(values)
+        for instrument, at, value in zip(vectors.instruments(), vectors.time.tolist(), values, strict=True):
+            known = found.vectors.setdefault((instrument, at), value)
+            found.conflicts += known != value
+            found.repeats += 1
+        found.states |= {(partition, key): blob for key, blob in states_on_disk(settings, partition).items()}
+    found.repeats -= len(found.vectors)
+    return found
+
+
+def state_folder(settings: Settings, partition: int) -> Path:
+    return next((settings.data_dir / "features").glob(f"*/tables/state-{partition}.db"))
+
+
+def states_on_disk(settings: Settings, partition: int) -> dict[str, bytes]:
+    options = rocksdict.Options(raw_mode=True)
+    db = rocksdict.Rdict(str(state_folder(settings, partition)), options, access_type=rocksdict.AccessType.read_only())
+    try:
+        items = {key: value for key, value in db.items() if not key.startswith(b"__faust")}
+    finally:
+        db.close()
+    return {key.decode(): unpack(value)[1] for key, value in items.items()}
+
+
+@dataclass
+class _Whole:
+    """One batch with all records of a partition."""
+
+    columns: Columns
+    partition: int
+    is_first: bool = True
+    ends_epoch: bool = True
+    acked: bool = False
+
+    def ack(self) -> None:
+        self.acked = True
+
+
+class _Kept:
+    """States in memory."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[tuple[int, str], bytes] = {}
+
+    def load(self, partition: int) -> dict[str, bytes]:
+        return {key: blob for (home, key), blob in self.blobs.items() if home == partition}
+
+    def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
+        self.blobs |= {(partition, key): blob for key, blob in blobs.items()}
+
+
+def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
+    """What must come out: the features agent over every partition in one batch, nothing else in between."""
+    feature_set = feature_sets.load(settings.feature_set)
+    registry = open_registry(settings.registry)
+    reader, writer = TapeCodec(registry), VectorCodec(registry, feature_set)
+    states, emitted = _Kept(), []
+
+    async def emit(vectors: Vectors) -> None:
+        emitted.append(vectors)
+
+    async def batches() -> AsyncIterator[_Whole]:
+        for partition, messages in enumerate(tape):
+            keys, values = zip(*messages, strict=True)
+            columns, _ = reader.decode_batch(TAPE, partition, range(len(messages)), keys, values)
+            yield _Whole(columns, partition)
+
+    asyncio.run(features_agent(batches(), states, emit, feature_set))
+    found = Outcome(states=states.blobs)
+    for vectors in emitted:
+        for instrument, at, (_, value) in zip(
+            vectors.instruments(), vectors.time.tolist(), writer.encode(vectors), strict=True
+        ):
+            found.vectors[instrument, at] = value
+    return found

@@ -1,0 +1,298 @@
+"""The seam: what is committed, what Faust has to be like for that, and how a lane ends an epoch."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.bind import bind
+from agents.lanes import Ack, Epoch, Lane, Lanes
+from agents.ports import RawBatch
+from app.config import load_settings
+from app.embedded import EmbeddedBroker
+from app.publish import Progress, Publisher
+from app.transport import FETCH_WAIT_MS, Consumer, Ledger, Transport
+
+READ = {
+    "faust.transport.consumer:Consumer.getmany": "4b168d84",
+    "faust.transport.consumer:Consumer._drain_messages": "44a25003",
+    "faust.transport.consumer:Consumer._add_gap": "4df2573d",
+    "faust.transport.consumer:Consumer.ack": "5fcf41cf",
+    "faust.transport.consumer:Consumer.force_commit": "cc094614",
+    "faust.transport.consumer:Consumer._commit_tps": "a20e230b",
+    "faust.transport.consumer:Consumer._filter_committable_offsets": "dc5e9baf",
+    "faust.transport.consumer:Consumer._handle_attached": "48efe89d",
+    "faust.transport.consumer:Consumer._commit_offsets": "1a697990",
+    "faust.transport.consumer:Consumer._new_offset": "1d2c7ea8",
+    "faust.transport.consumer:Consumer._filter_tps_with_pending_acks": "f6f92397",
+    "faust.transport.consumer:Consumer._should_commit": "5ce94179",
+    "faust.transport.consumer:Consumer.perform_seek": "0e8c130f",
+    "faust.transport.consumer:Consumer.on_partitions_revoked": "d04b7ae7",
+    "faust.transport.consumer:ThreadDelegateConsumer._getmany": "f9d47aa9",
+    "faust.transport.drivers.aiokafka:Consumer._to_message": "7c24f651",
+    "faust.transport.drivers.aiokafka:Consumer._new_consumer_thread": "0870ec53",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.seek_to_beginning": "bd4250b8",
+    "faust.stores.rocksdb:Store.apply_changelog_batch": "ea3344d3",
+    "faust.stores.rocksdb:Store._open_for_partition": "1dc4e011",
+    "faust.stores.rocksdb:Store.revoke_partitions": "3f85447a",
+    "faust.stores.rocksdb:Store.stop": "2e98db0e",
+    "faust.tables.recovery:Recovery.flush_buffers": "6fa9c17f",
+    "faust.tables.recovery:Recovery.on_recovery_completed": "6ef567ac",
+    "faust.app.base:App._on_partitions_revoked": "d5c895bb",
+    "faust.app.base:App._on_partitions_assigned": "de932b79",
+}
+"""What of Faust 0.15.3 the seam and the store override or rely on, with the beginning of its source's SHA-256."""
+
+
+@pytest.mark.parametrize("place", READ)
+def test_faust_is_as_it_was_read(place: str) -> None:
+    module, _, path = place.partition(":")
+    source = inspect.getsource(reduce(getattr, path.split("."), import_module(module)))
+    assert hashlib.sha256(source.encode()).hexdigest()[:8] == READ[place], (
+        f"{place} has changed: read it against app/transport.py and tables/store.py, run tests/test_worker.py, "
+        "then put the new digest here"
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=12), st.data())
+def test_what_is_committed_is_the_unbroken_run_of_acknowledged_batches(
+    shape: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Against the definition: the first offset of the first open batch, or the end of the last."""
+    batches, at = [], 100
+    for hole, size in shape:
+        batches.append((at + hole, at + hole + size - 1))
+        at += hole + size
+    ledger = Ledger(100)
+    missing = [list(ledger.deliver(first, last)) for first, last in batches]
+    assert missing == [list(range(first - hole, first)) for (first, _), (hole, _) in zip(batches, shape, strict=True)]
+    acked: set[int] = set()
+    for index in data.draw(st.permutations(range(len(batches)))):
+        assert ledger.ack(batches[index][1])
+        assert not ledger.ack(batches[index][1])
+        acked.add(index)
+        run = next((i for i in range(len(batches)) if i not in acked), len(batches))
+        assert ledger.committable() == (batches[run - 1][1] + 1 if run else None)
+
+
+def test_a_re_read_forgets_what_was_open() -> None:
+    ledger = Ledger(0)
+    ledger.deliver(0, 9)
+    ledger.deliver(10, 19)
+    ledger.ack(9)
+    assert list(ledger.deliver(10, 14)) == []
+    assert not ledger.ack(19)
+    ledger.ack(14)
+    assert ledger.committable() == 15
+
+
+TOPIC, GROUP, RECORDS = "tape", "seam", 40
+Run = Callable[[Lane], Awaitable[None]]
+
+
+@pytest.fixture
+def broker() -> Iterator[str]:
+    with EmbeddedBroker({TOPIC: 1}) as running:
+        publisher = Publisher(load_settings(brokers=running.bootstrap))
+        for number in range(RECORDS):
+            publisher.publish(TOPIC, 0, b"key", str(number).encode())
+        publisher.flush()
+        yield running.bootstrap
+
+
+@asynccontextmanager
+async def running(
+    broker: str, folder: Path, run: Run, before_commit: Callable[[Any], Awaitable[None]] | None = None
+) -> AsyncIterator[tuple[faust.App, Lanes, list[BaseException]]]:
+    """A Faust app with the seam and one agent, in this process; batches of ten, an epoch for each."""
+    failures: list[BaseException] = []
+    app = faust.App(
+        GROUP, broker=f"kafka://{broker}", datadir=folder, autodiscover=False, web_enabled=False,
+        topic_allow_declare=False, topic_disable_leader=True, table_standby_replicas=0, stream_wait_empty=False,
+        consumer_auto_offset_reset="earliest", broker_session_timeout=1.5, broker_commit_interval=0.1,
+    )  # fmt: skip
+    lanes = Lanes(run, Epoch(0.0, 1, asyncio.get_running_loop().time), failures.append)
+
+    async def nothing(_: Any) -> None:
+        """No changelog."""
+
+    async def close() -> None:
+        await lanes.close(app.consumer_generation_id, 5)
+
+    app.transport = Transport(
+        app.conf.broker_consumer, app, sources=frozenset([TOPIC]), batch_size=10,
+        before_commit=before_commit or nothing, before_revoke=close,
+    )  # fmt: skip
+    bind(app, "seam", [TOPIC], lanes)
+    await app.start()
+    try:
+        yield app, lanes, failures
+    finally:
+        await close()
+        await app.stop()
+
+
+class Taken:
+    """A batch as the test agents take it."""
+
+    def __init__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> None:
+        self.raw, self.is_first, self.ends_epoch, self.ack = raw, is_first, ends_epoch, ack
+
+
+async def take(raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> Taken:
+    return Taken(raw, is_first, ends_epoch, ack)
+
+
+def committed(broker: str) -> int:
+    with Progress(broker, TOPIC, [GROUP], 1) as progress:
+        return progress.committed()[0]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.02)
+
+
+def test_a_batch_that_is_not_acknowledged_holds_back_every_later_commit(broker: str, tmp_path: Path) -> None:
+    """Stock Faust takes offsets between two messages for acknowledged, so it would commit past the open batch."""
+    taken: list[Taken] = []
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            taken.append(batch)
+            if batch.raw.offsets[0] != 10:
+                batch.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run):
+            await until(lambda: len(taken) == 4)
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(committed, broker) == 10
+            taken[1].ack()
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(committed, broker) == RECORDS
+
+    asyncio.run(live())
+    assert [batch.raw.offsets for batch in taken] == [list(range(i, i + 10)) for i in (0, 10, 20, 30)]
+    assert [batch.raw.values[0] for batch in taken] == [b"0", b"10", b"20", b"30"]
+    assert [batch.is_first for batch in taken] == [True, False, False, False]
+
+
+def test_a_restart_reads_on_behind_the_last_commit(broker: str, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            seen.append(batch.raw.offsets)
+            if len(seen) != 3:
+                batch.ack()
+
+    async def live(batches: int) -> None:
+        async with running(broker, tmp_path, run):
+            await until(lambda: len(seen) == batches)
+            await asyncio.sleep(0.3)
+
+    asyncio.run(live(4))
+    asyncio.run(live(6))
+    assert [offsets[0] for offsets in seen] == [0, 10, 20, 30, 20, 30]
+    assert committed(broker) == RECORDS
+
+
+def test_a_bug_in_an_agent_is_reported_and_nothing_after_it_is_handed_over(broker: str, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            seen.append(batch.raw.offsets[0])
+            if seen[-1] == 10:
+                raise ZeroDivisionError
+            batch.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run) as (_, _, failures):
+            await until(lambda: bool(failures))
+            await asyncio.sleep(0.5)
+            assert [type(error) for error in failures] == [ZeroDivisionError]
+
+    asyncio.run(live())
+    assert seen == [0, 10]
+    assert committed(broker) == 10
+
+
+def test_a_commit_waits_for_what_has_to_be_delivered_before_it(broker: str, tmp_path: Path) -> None:
+    delivered = asyncio.Event()
+    asked: list[int] = []
+
+    async def before_commit(offsets: Any) -> None:
+        asked.extend(offsets.values())
+        await delivered.wait()
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            batch.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run, before_commit):
+            await until(lambda: bool(asked))
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(committed, broker) == 0
+            delivered.set()
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(committed, broker) == RECORDS
+
+    asyncio.run(live())
+
+
+def test_closing_ends_the_epoch_of_what_was_read(broker: str, tmp_path: Path) -> None:
+    """An epoch that would last an hour ends when the lanes close, with a batch without rows."""
+    taken: list[Taken] = []
+
+    async def run(lane: Lane) -> None:
+        unsaved: list[Taken] = []
+        async for batch in lane.batches(take):
+            taken.append(batch)
+            unsaved.append(batch)
+            if batch.ends_epoch:
+                for each in unsaved:
+                    each.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run) as (app, lanes, _):
+            lanes._epoch = Epoch(3600.0, 10**9, asyncio.get_running_loop().time)
+            await until(lambda: len(taken) == 4)
+            assert await asyncio.to_thread(committed, broker) == 0
+            assert await lanes.close(app.consumer_generation_id, 5)
+            await app.consumer.commit()
+
+    asyncio.run(live())
+    assert [batch.ends_epoch for batch in taken] == [False] * 4 + [True]
+    assert taken[-1].raw.offsets == []
+    assert committed(broker) == RECORDS
+
+
+def test_the_shorter_wait_reaches_aiokafka(broker: str, tmp_path: Path) -> None:
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            batch.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run) as (app, _, _):
+            assert isinstance(app.consumer, Consumer)
+            assert app.consumer._thread._consumer._fetcher._fetch_max_wait_ms == FETCH_WAIT_MS
+
+    asyncio.run(live())

@@ -1,0 +1,171 @@
+"""The worker as a process: what it computes does not depend on batch sizes, kills, lost folders or bad input."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import live_worker as run
+import pytest
+import tapes
+
+from app.config import Settings, load_settings
+from app.embedded import EmbeddedBroker, EmbeddedRedis
+from app.redis_latest import latest_key
+from app.topics import delete_topics, ensure_topics, partitions_of
+from replay.reader import ArchiveReader
+from schemas import feature_sets
+from schemas.codec import DeadLetterCodec
+from schemas.registry import open_registry
+from schemas.topics import DEAD_LETTERS, TAPE
+
+EVENTS = 20_000
+KILLS = 5
+SEED = 11
+
+
+@dataclass
+class Place:
+    """Broker, Redis and a folder; `settings` makes a run of its own in it."""
+
+    brokers: str
+    is_embedded: bool
+    folder: Path
+    redis_url: str = "redis://localhost:1/0"
+    broker: EmbeddedBroker | None = None
+
+    def settings(self, **chosen: Any) -> Settings:
+        name = uuid4().hex[:8]
+        made = load_settings(**{
+            "brokers": self.brokers, "broker_is_embedded": self.is_embedded, "redis_url": self.redis_url,
+            "topic_prefix": f"t{name}.", "partitions": 2, "registry": str(self.folder / "schemas.json"),
+            "data_dir": self.folder / name, "archive_dir": self.folder / f"{name}-archive", "session_timeout_s": 1.5,
+            "epoch_s": 0.2, "archive_flush_s": 0.5, **chosen,
+        })  # fmt: skip
+        if self.broker is not None:
+            self.broker.create_topics(partitions_of(made))
+        else:
+            ensure_topics(made)
+        return made
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with EmbeddedBroker({}) as broker, EmbeddedRedis() as redis:
+        yield Place(broker.bootstrap, True, tmp_path_factory.mktemp("embedded"), redis.url, broker)
+
+
+@pytest.fixture
+def real(kafka: str, tmp_path: Path) -> Place:
+    return Place(kafka, False, tmp_path)
+
+
+def market(settings: Settings, events: int = EVENTS) -> list[run.Raw]:
+    """A tape with a bad record now and then."""
+    raw = run.raw_tape(tapes.tape(tapes.market(SEED, events=events, seconds=40)), settings)
+    chance = random.Random(SEED)
+    for messages in raw:
+        for _ in range(5):
+            messages.insert(chance.randrange(50, len(messages)), (b"BINANCE_USDM:BTCUSDT", chance.randbytes(20)))
+    return raw
+
+
+def assert_equals_oracle(settings: Settings, raw: list[run.Raw], expected: run.Outcome) -> run.Outcome:
+    found = run.outcome(settings)
+    assert found.conflicts == 0
+    assert found.vectors == expected.vectors
+    assert found.states == expected.states
+    assert len(expected.vectors) > 100
+    assert len(expected.states) == len(tapes.INSTRUMENTS)
+    codec = DeadLetterCodec(open_registry(settings.registry))
+    letters = {
+        (letter.partition, letter.offset): letter.original
+        for partition in range(settings.partitions)
+        for message in run.read_topic(settings, DEAD_LETTERS, partition)
+        for letter in [codec.decode(message.value())]
+    }
+    bad = {(p, o): v for p, rows in enumerate(raw) for o, (_, v) in enumerate(rows) if len(v) == 20}
+    assert letters == bad
+    assert len(bad) == 10
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
+def test_every_batch_size_counts_every_record_exactly_once(embedded: Place, batch_size: int) -> None:
+    settings = embedded.settings(batch_size=batch_size)
+    raw = market(settings)
+    expected = run.oracle(settings, raw)
+    with run.Worker(settings, ["features"]) as worker:
+        run.publish(settings, raw)
+        run.wait_committed(settings, worker, [len(rows) for rows in raw])
+        assert worker.stop() < 10
+    assert_equals_oracle(settings, raw, expected)
+    assert run.committed(settings) == [len(rows) for rows in raw]
+
+
+def test_all_three_agents_in_one_worker(embedded: Place) -> None:
+    settings = embedded.settings()
+    feature_set = feature_sets.load(settings.feature_set)
+    raw = market(settings, 5_000)
+    ends = [len(rows) for rows in raw]
+    with run.Worker(settings) as worker:
+        run.publish(settings, raw)
+        run.wait_committed(settings, worker, ends)
+        vectors = [len(run.read_topic(settings, feature_set.topic, p)) for p in range(2)]
+        run.wait_committed(settings, worker, vectors, feature_set.topic, "latest")
+        run.wait_committed(settings, worker, ends, TAPE, "archive")
+        run.wait_committed(settings, worker, vectors, feature_set.topic, "archive")
+        assert worker.stop() < 10
+    expected = run.oracle(settings, raw)
+    newest = {name: value for (name, _), value in sorted(expected.vectors.items())}
+    import redis
+
+    with redis.Redis.from_url(settings.redis_url) as client:
+        assert {name: client.get(latest_key(feature_set.id, name)) for name in newest} == newest
+    archive = ArchiveReader(settings.archive_dir)
+    assert [sum(s.rows for s in archive.segments(p)) for p in archive.partitions()] == ends
+
+
+def kill_and_resume(settings: Settings, raw: list[run.Raw], chance: random.Random) -> None:
+    """Kill the worker at random moments while the tape grows, once with the loss of its folder."""
+    shares = KILLS + 1
+    cuts = [[len(rows) * i // shares for rows in raw] for i in range(shares + 1)]
+    worker = run.Worker(settings, ["features"])
+    try:
+        for i in range(shares):
+            run.publish(settings, [rows[cuts[i][p] : cuts[i + 1][p]] for p, rows in enumerate(raw)])
+            if i < KILLS:
+                run.wait_committed(settings, worker, [first + 1 for first in cuts[i]])  # it is somewhere in this share
+                time.sleep(chance.uniform(0.0, 0.25))
+                worker.kill()
+                if i == KILLS // 2:
+                    shutil.rmtree(settings.data_dir / "features")
+                worker = run.Worker(settings, ["features"])
+        run.wait_committed(settings, worker, cuts[-1])
+        assert worker.stop() < 10
+    finally:
+        worker.kill()
+
+
+def test_kills_and_a_lost_folder_leave_no_trace_on_the_embedded_broker(embedded: Place) -> None:
+    settings = embedded.settings(batch_size=64, epoch_s=0.1)
+    raw = market(settings)
+    kill_and_resume(settings, raw, random.Random(SEED))
+    assert_equals_oracle(settings, raw, run.oracle(settings, raw))
+
+
+@pytest.mark.kafka
+def test_kills_and_a_lost_folder_leave_no_trace_on_a_real_kafka(real: Place) -> None:
+    settings = real.settings(batch_size=64, epoch_s=0.1)
+    raw = market(settings)
+    try:
+        kill_and_resume(settings, raw, random.Random(SEED))
+        assert_equals_oracle(settings, raw, run.oracle(settings, raw))
+    finally:
+        delete_topics(settings)
