@@ -97,13 +97,16 @@ def import_(
     format_name: Annotated[str, typer.Option("--format", help="binance-usdm, binance-coinm or binance-spot.")],
     archive: Annotated[Path | None, typer.Option("--archive", help="Write into this archive.")] = None,
     to_broker: Annotated[bool, typer.Option("--to-broker", help="Publish to the broker of ONETAPE_BROKERS.")] = False,
-    partitions: Annotated[int, typer.Option("--partitions", min=1, max=1024, help="Partitions of the tape.")] = 4,
+    partitions: Annotated[
+        int | None, typer.Option("--partitions", min=1, max=1024, help="Partitions of the tape [ONETAPE_PARTITIONS].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read a venue's recording into an archive, a broker, or both."""
     from app.config import load_settings
     from app.importer import import_recording
     from app.publish import Publisher
+    from app.topics import ensure_topics
     from schemas.registry import open_registry
 
     if archive is None and not to_broker:
@@ -111,14 +114,21 @@ def import_(
             "nowhere to import to", expected="--archive DIR or --to-broker", was="neither", action="add one of them"
         )
     report = Report(as_json)
-    settings = load_settings()
-    publisher = Publisher(settings) if to_broker else None
+    settings = load_settings(**({} if partitions is None else {"partitions": partitions}))
+    publisher = None
+    if to_broker:
+        ensure_topics(settings)
+        publisher = Publisher(settings)
     with report.step(f"Importing {', '.join(path.name for path in files)}") as advance:
         done = import_recording(
-            files, format_name, archive=archive, partitions=partitions, progress=advance,
+            files,
+            format_name,
+            archive=archive,
+            partitions=settings.partitions,
+            progress=advance,
             publish=None if publisher is None else publisher.publish,
             registry=None if publisher is None else open_registry(settings.registry),
-        )  # fmt: skip
+        )
         if publisher is not None:
             publisher.flush()
     payload: dict[str, Any] = {
