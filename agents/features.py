@@ -23,9 +23,7 @@ from agents.ports import Batch, Emit, States
 from schemas.feature_sets import FeatureSet
 
 
-async def features_agent(
-    batches: AsyncIterable[Batch], states: States, emit: Emit, feature_set: FeatureSet
-) -> None:
+async def features_agent(batches: AsyncIterable[Batch], states: States, emit: Emit, feature_set: FeatureSet) -> None:
     """Run until `batches` ends."""
     engines: dict[int, Engine] = {}
     unsaved: dict[int, list[Batch]] = {}
