@@ -119,7 +119,7 @@ def test_nothing_prints_but_the_command_line() -> None:
         for node in ast.walk(TREES[path])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
-    report(found, "log with structlog, or return what should be shown to app/cli.py")
+    report(found, "use logging, or return what should be shown to app/cli.py")
 
 
 def test_files_and_functions_stay_short() -> None:
