@@ -31,20 +31,32 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 0.2
 STOP_S: Final = 4.0
+QUIET: Final = {
+    "faust": logging.ERROR,
+    "mode": logging.ERROR,
+    "aiokafka.consumer.group_coordinator": logging.CRITICAL,
+}
 
 
 def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
     """Run until SIGTERM or SIGINT, then stop cleanly; returns 0. Errors: as the module says."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger().addFilter(_is_ours)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_is_ours)
+    _log(settings.log_level)
     ensure_topics(settings)
     if "latest" in roles:
         check_redis(settings.redis_url)
     with _owned(settings.data_dir):
         asyncio.run(_serve(settings, roles))
     return 0
+
+
+def _log(level: str) -> None:
+    """Log to stderr. What Faust and aiokafka put right by themselves is told from INFO on."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_ours)
+    if level == "WARNING":
+        for name, least in QUIET.items():
+            logging.getLogger(name).setLevel(least)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -28,7 +28,7 @@ from schemas.columns import Columns, to_events
 from schemas.registry import open_registry
 from schemas.topics import TAPE
 from schemas.vectors import VectorCodec, Vectors
-from tables.store import unpack
+from tables.store import pack, unpack
 
 WORK_S: Final = 60.0
 PROGRAM: Final = """
@@ -170,6 +170,15 @@ def states_on_disk(settings: Settings, partition: int) -> dict[str, bytes]:
     finally:
         db.close()
     return {key.decode(): unpack(value)[1] for key, value in items.items()}
+
+
+def spoil_state(settings: Settings, partition: int) -> None:
+    """Put a state that no arena wrote in front of the first instrument of a partition."""
+    path, options = str(state_folder(settings, partition)), rocksdict.Options(raw_mode=True)
+    db = rocksdict.Rdict(path, options)
+    key = next(key for key in db.keys() if not key.startswith(b"__faust"))  # noqa: SIM118
+    db[key] = pack(0, b"no state")
+    db.close()
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from uuid import uuid4
 
 import live_worker as run
 import pytest
+import redis
 import tapes
 
 from app.config import Settings, load_settings
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.redis_latest import latest_key
 from app.topics import delete_topics, ensure_topics, partitions_of
+from app.worker import run_worker
 from replay.reader import ArchiveReader
 from schemas import feature_sets
 from schemas.codec import DeadLetterCodec
+from schemas.errors import DependencyDown, UsageError
 from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 
@@ -57,8 +61,8 @@ class Place:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with EmbeddedBroker({}) as broker, EmbeddedRedis() as redis:
-        yield Place(broker.bootstrap, True, tmp_path_factory.mktemp("embedded"), redis.url, broker)
+    with EmbeddedBroker({}) as broker, EmbeddedRedis() as server:
+        yield Place(broker.bootstrap, True, tmp_path_factory.mktemp("embedded"), server.url, broker)
 
 
 @pytest.fixture
@@ -124,8 +128,6 @@ def test_all_three_agents_in_one_worker(embedded: Place) -> None:
         assert worker.stop() < 10
     expected = run.oracle(settings, raw)
     newest = {name: value for (name, _), value in sorted(expected.vectors.items())}
-    import redis
-
     with redis.Redis.from_url(settings.redis_url) as client:
         assert {name: client.get(latest_key(feature_set.id, name)) for name in newest} == newest
     archive = ArchiveReader(settings.archive_dir)
@@ -169,3 +171,94 @@ def test_kills_and_a_lost_folder_leave_no_trace_on_a_real_kafka(real: Place) -> 
         assert_equals_oracle(settings, raw, run.oracle(settings, raw))
     finally:
         delete_topics(settings)
+
+
+@pytest.mark.kafka
+def test_two_workers_share_and_take_over(kafka: str, tmp_path: Path) -> None:
+    """One joins, one is stopped with SIGSTOP until it has lost its partitions and then goes on, one is killed."""
+    place = Place(kafka, False, tmp_path)
+    first = place.settings(batch_size=64, epoch_s=0.1)
+    second, third = (first.model_copy(update={"data_dir": tmp_path / name}) for name in ("second", "third"))
+    raw = market(first)
+    cuts = [[len(rows) * i // 5 for rows in raw] for i in range(6)]
+
+    def share(i: int) -> None:
+        run.publish(first, [rows[cuts[i][p] : cuts[i + 1][p]] for p, rows in enumerate(raw)])
+
+    with run.Worker(first, ["features"]) as a, run.Worker(second, ["features"]) as b:
+        share(0)
+        run.wait_committed(first, a, cuts[1])
+        a.process.send_signal(signal.SIGSTOP)
+        share(1)
+        run.wait_committed(second, b, cuts[2])
+        a.process.send_signal(signal.SIGCONT)
+        share(2)
+        run.wait_committed(second, b, cuts[3])
+        assert a.ended() == 1
+        assert "stood still" in a.words()
+        with run.Worker(third, ["features"]) as c:
+            share(3)
+            time.sleep(1.0)  # in which the third may have joined, or not
+            b.kill()
+            share(4)
+            run.wait_committed(third, c, cuts[5])
+            c.stop()
+    assert_equals_oracle(third, raw, run.oracle(third, raw))
+    delete_topics(first)
+
+
+def test_a_state_that_cannot_be_read_stops_the_worker_before_it_commits(embedded: Place) -> None:
+    settings = embedded.settings()
+    raw = market(settings, 2_000)
+    half = [len(rows) // 2 for rows in raw]
+    with run.Worker(settings, ["features"]) as worker:
+        run.publish(settings, [rows[: half[p]] for p, rows in enumerate(raw)])
+        run.wait_committed(settings, worker, half)
+        worker.stop()
+    for partition in range(settings.partitions):
+        run.spoil_state(settings, partition)
+    run.publish(settings, [rows[half[p] :] for p, rows in enumerate(raw)])
+    with run.Worker(settings, ["features"]) as worker:
+        assert worker.ended() == 1
+        last = worker.words().strip().rpartition("\n")[2]
+    assert "Action: " in last
+    assert "Traceback" not in worker.words()
+    assert run.committed(settings) == half
+
+
+def test_what_is_missing_is_named_at_the_start(embedded: Place, tmp_path: Path) -> None:
+    nobody = load_settings(brokers="127.0.0.1:1", data_dir=tmp_path / "a")
+    with pytest.raises(DependencyDown, match=r"broker does not answer.*127\.0\.0\.1:1.*Action: "):
+        run_worker(nobody)
+    settings = embedded.settings(redis_url="redis://127.0.0.1:1/0")
+    with pytest.raises(DependencyDown, match="Redis does not answer"):
+        run_worker(settings)
+    with pytest.raises(UsageError, match=r"another partition count.*ONETAPE_PARTITIONS=2"):
+        run_worker(settings.model_copy(update={"partitions": 3}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="ONETAPE_DATA_DIR"):
+        run_worker(settings.model_copy(update={"data_dir": tmp_path / "file"}), ["features"])
+
+
+def test_two_workers_cannot_share_a_folder(embedded: Place) -> None:
+    settings = embedded.settings()
+    with run.Worker(settings, ["features"]) as one:
+        deadline = time.monotonic() + 20
+        while not (settings.data_dir / "features").exists():
+            one.alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match="is in use"):
+            run_worker(settings, ["features"])
+
+
+def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="ONETAPE_EPOCH_S"):
+        load_settings(epoch_s=0)
+    monkeypatch.setenv("ONETAPE_BATCH_SIZE", "many")
+    with pytest.raises(UsageError, match=r"ONETAPE_BATCH_SIZE.*'many'"):
+        load_settings()
+    monkeypatch.delenv("ONETAPE_BATCH_SIZE")
+    monkeypatch.setenv("ONETAPE_EPOK_S", "1")
+    with pytest.raises(UsageError, match="ONETAPE_EPOK_S is no setting"):
+        load_settings()
