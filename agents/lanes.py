@@ -6,7 +6,8 @@ has is saved and acknowledged before the partition goes to another worker or thi
 
 Input: `RawBatch` messages with their acknowledgement.
 State: at most `WAITING` batches per lane; what waits when a lane closes is dropped, unacknowledged, and read again.
-Errors: the first exception of an agent goes to `fail`; from then on nothing is handed over.
+Errors: TapeHole when a batch does not continue the one before it. The first exception of an agent goes to `fail`;
+    from then on nothing is handed over.
 Units: seconds of the injected monotonic clock; rows.
 """
 
@@ -19,11 +20,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from agents.ports import RawBatch
+from schemas.errors import CheckFailed
 
 WAITING: Final = 2
 
 B_co = TypeVar("B_co", covariant=True)
 Ack = Callable[[], object]
+
+
+class TapeHole(CheckFailed):
+    """Records have gone between two batches."""
 
 
 class Adapt(Protocol[B_co]):
@@ -84,13 +90,23 @@ class Lane:
             rows += len(raw.offsets)
             over = clock() - began >= self._epoch.seconds or rows >= self._epoch.rows
             ends_epoch = item is None or over
-            batch = await adapt(raw, is_first, ends_epoch, ack)
             if raw.offsets:
+                self._check(raw)
                 self.last_offset = raw.offsets[-1]
+            batch = await adapt(raw, is_first, ends_epoch, ack)
             yield batch
             is_first, is_saved = False, ends_epoch
             if ends_epoch:
                 rows = 0
+
+    def _check(self, raw: RawBatch) -> None:
+        """A state that has missed a record must not be saved. A batch that comes again does no harm."""
+        if 0 <= self.last_offset < raw.offsets[0] - 1:
+            raise TapeHole(
+                f"offsets are missing in {raw.topic} partition {raw.partition}",
+                expected=f"offset {self.last_offset + 1}", was=str(raw.offsets[0]),
+                action="start the worker again: it goes on behind the hole, and says so; lengthen the retention",
+            )  # fmt: skip
 
     async def _take(self, seconds: float | None) -> tuple[RawBatch, Ack] | None:
         """The next batch, or None when the lane closes or the time is up."""

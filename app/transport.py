@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
 
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
@@ -42,28 +43,19 @@ HandOver = Callable[[], Awaitable[None]]
 
 
 class Ledger:
-    """Delivered batches of one partition in offset order, and which of them are acknowledged."""
+    """Delivered batches of one partition in offset order without a hole, and which of them are acknowledged."""
 
-    def __init__(self, start: int | None = None) -> None:
-        """`start` is the offset the first batch has to begin with, None if nobody knows."""
-        self._next = start
+    def __init__(self, start: int) -> None:
+        """`start` is the offset the first batch has to begin with."""
+        self.next = start
         self._open: deque[int] = deque()
         self._acked: set[int] = set()
         self._safe: int | None = None
 
-    def deliver(self, first: int, last: int) -> range:
-        """Note a batch with offsets first to last. Returns the offsets that should have come before it and did not.
-
-        A batch that begins before the end of the one before it is a re-read after a seek: the ledger begins anew.
-        """
-        if self._next is not None and first < self._next:
-            self._open.clear()
-            self._acked.clear()
-            self._next = first
-        missing = range(first if self._next is None else self._next, first)
-        self._next = last + 1
+    def deliver(self, last: int) -> None:
+        """Note a batch from `next` to `last`."""
+        self.next = last + 1
         self._open.append(last)
-        return missing
 
     def ack(self, last: int) -> bool:
         """The batch that ends with `last` may be committed. False if it is not open."""
@@ -102,10 +94,45 @@ class Consumer(driver.Consumer):
     def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
         self._sources = transport.sources
         self._ledgers: dict[TP, Ledger] = {}
+        self._sought: dict[TP, int] = {}
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncGenerator[tuple[TP, Message], None]:
+        """What was fetched, one message after another; batches only where each continues the one before it.
+
+        Around a rebalance Faust drops messages it has fetched already, and moves on as if they had been processed. The
+        ledger does not: what does not continue it is fetched again.
+        """
+        fetched = cast(AsyncGenerator[tuple[TP, Message], None], super().getmany(timeout))
+        async with aclosing(fetched):
+            async for tp, message in fetched:
+                if message.topic in self._sources:
+                    if self.app.rebalancing or not await self._continues(tp, message):
+                        return
+                    self._read_offset[tp] = None  # Faust drops what is below it
+                yield tp, message
+
+    async def _continues(self, tp: TP, message: Message) -> bool:
+        """Note the batch if it continues the ledger. Otherwise seek to where the ledger ends."""
+        ledger, batch = self._ledgers.get(tp), cast(RawBatch, message.value)
+        if ledger is None:
+            return False
+        if batch.offsets[0] != ledger.next:
+            if batch.offsets[0] < ledger.next or self._sought.get(tp) != ledger.next:
+                self._sought[tp] = ledger.next
+                await self.seek_wait({tp: ledger.next})
+                return False
+            logger.error(
+                "offsets %d to %d of %s partition %d are not on the broker any more: "
+                "its retention is shorter than this worker's lag",
+                ledger.next, batch.offsets[0] - 1, tp.topic, tp.partition,
+            )  # fmt: skip
+        self._sought.pop(tp, None)
+        ledger.deliver(batch.offsets[-1])
+        return True
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         fetched = await super()._getmany(active_partitions, timeout)
@@ -126,25 +153,12 @@ class Consumer(driver.Consumer):
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if not isinstance(record, RawBatch):
             return super()._to_message(tp, record)
-        first, last = record.offsets[0], record.offsets[-1]
-        missing = self._ledger(tp).deliver(first, last)
-        if missing:
-            logger.error(
-                "offsets %d to %d of %s partition %d were gone before they were read: "
-                "the topic's retention is shorter than this worker's lag",
-                missing[0], missing[-1], tp.topic, tp.partition,
-            )  # fmt: skip
         value: Any = record  # Faust's hint says bytes; it hands the value on as it is
         return ConsumerMessage(
-            tp.topic, tp.partition, last, timestamp=0.0, timestamp_type=0, headers=None, key=None, value=value,
-            checksum=None, serialized_key_size=0, serialized_value_size=0, tp=tp,
+            tp.topic, tp.partition, record.offsets[-1], timestamp=0.0, timestamp_type=0, headers=None, key=None,
+            value=value, checksum=None, serialized_key_size=0, serialized_value_size=0, tp=tp,
             generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
-
-    def _ledger(self, tp: TP) -> Ledger:
-        if tp not in self._ledgers:
-            self._ledgers[tp] = Ledger()
-        return self._ledgers[tp]
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Faust takes skipped offsets for acknowledged ones; inside a batch they are not."""
@@ -164,10 +178,14 @@ class Consumer(driver.Consumer):
             if message.generation_id != self.app.consumer_generation_id:
                 return False
             self._acked[message.tp]  # Faust commits the partitions that have an entry here
-            return self._ledger(message.tp).ack(message.offset)
+            ledger = self._ledgers.get(message.tp)
+            return ledger is not None and ledger.ack(message.offset)
 
     def _new_offset(self, tp: TP) -> int | None:
-        return self._ledger(tp).committable() if tp.topic in self._sources else super()._new_offset(tp)
+        if tp.topic not in self._sources:
+            return super()._new_offset(tp)
+        ledger = self._ledgers.get(tp)
+        return None if ledger is None else ledger.committable()
 
     async def _handle_attached(self, commit_offsets: Mapping[TP, int]) -> None:
         await super()._handle_attached(commit_offsets)
@@ -176,11 +194,13 @@ class Consumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; a partition without one to its beginning: Faust would leave it where it is."""
         await super().perform_seek()
-        sources = {tp for tp in self.assignment() if tp.topic in self._sources}
-        self._ledgers = {tp: Ledger(self._committed_offset[tp]) for tp in sources}
-        fresh = [driver.ensure_aiokafka_TP(tp) for tp in sources if self._committed_offset[tp] is None]
+        starts = {tp: self._committed_offset[tp] for tp in self.assignment() if tp.topic in self._sources}
+        fresh = [driver.ensure_aiokafka_TP(tp) for tp, start in starts.items() if start is None]
         if fresh:
             await self._thread.seek_to_beginning(*fresh)
+            starts |= await self.earliest_offsets(*fresh)
+        self._ledgers = {tp: Ledger(start or 0) for tp, start in starts.items()}
+        self._sought.clear()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Before partitions go to another worker: save and commit what is done, then forget them."""

@@ -14,11 +14,15 @@ from typing import Any
 
 import faust
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.bind import bind
-from agents.lanes import Ack, Epoch, Lane, Lanes
+from agents.lanes import Ack, Epoch, Lane, Lanes, TapeHole
 from agents.ports import RawBatch
 from app.config import load_settings
 from app.embedded import EmbeddedBroker
@@ -67,36 +71,22 @@ def test_faust_is_as_it_was_read(place: str) -> None:
     )
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=12), st.data())
-def test_what_is_committed_is_the_unbroken_run_of_acknowledged_batches(
-    shape: list[tuple[int, int]], data: st.DataObject
-) -> None:
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.data())
+def test_what_is_committed_is_the_unbroken_run_of_acknowledged_batches(sizes: list[int], data: st.DataObject) -> None:
     """Against the definition: the first offset of the first open batch, or the end of the last."""
-    batches, at = [], 100
-    for hole, size in shape:
-        batches.append((at + hole, at + hole + size - 1))
-        at += hole + size
     ledger = Ledger(100)
-    missing = [list(ledger.deliver(first, last)) for first, last in batches]
-    assert missing == [list(range(first - hole, first)) for (first, _), (hole, _) in zip(batches, shape, strict=True)]
+    lasts = []
+    for size in sizes:
+        lasts.append(ledger.next + size - 1)
+        ledger.deliver(lasts[-1])
     acked: set[int] = set()
-    for index in data.draw(st.permutations(range(len(batches)))):
-        assert ledger.ack(batches[index][1])
-        assert not ledger.ack(batches[index][1])
+    for index in data.draw(st.permutations(range(len(lasts)))):
+        assert ledger.ack(lasts[index])
+        assert not ledger.ack(lasts[index])
         acked.add(index)
-        run = next((i for i in range(len(batches)) if i not in acked), len(batches))
-        assert ledger.committable() == (batches[run - 1][1] + 1 if run else None)
-
-
-def test_a_re_read_forgets_what_was_open() -> None:
-    ledger = Ledger(0)
-    ledger.deliver(0, 9)
-    ledger.deliver(10, 19)
-    ledger.ack(9)
-    assert list(ledger.deliver(10, 14)) == []
-    assert not ledger.ack(19)
-    ledger.ack(14)
-    assert ledger.committable() == 15
+        run = next((i for i in range(len(lasts)) if i not in acked), len(lasts))
+        assert ledger.committable() == (lasts[run - 1] + 1 if run else None)
+    assert not ledger.ack(99)
 
 
 TOPIC, GROUP, RECORDS = "tape", "seam", 40
@@ -106,11 +96,15 @@ Run = Callable[[Lane], Awaitable[None]]
 @pytest.fixture
 def broker() -> Iterator[str]:
     with EmbeddedBroker({TOPIC: 1}) as running:
-        publisher = Publisher(load_settings(brokers=running.bootstrap))
-        for number in range(RECORDS):
-            publisher.publish(TOPIC, 0, b"key", str(number).encode())
-        publisher.flush()
+        publish(running.bootstrap, RECORDS)
         yield running.bootstrap
+
+
+def publish(broker: str, count: int) -> None:
+    publisher = Publisher(load_settings(brokers=broker))
+    for number in range(count):
+        publisher.publish(TOPIC, 0, b"key", str(number).encode())
+    publisher.flush()
 
 
 @asynccontextmanager
@@ -256,6 +250,82 @@ def test_a_commit_waits_for_what_has_to_be_delivered_before_it(broker: str, tmp_
             assert await asyncio.to_thread(committed, broker) == RECORDS
 
     asyncio.run(live())
+
+
+def test_what_was_fetched_and_dropped_is_fetched_again(broker: str, tmp_path: Path) -> None:
+    """Around a rebalance Faust loses fetched messages: its position is ahead, or behind, of what was handed over."""
+    seen: list[int] = []
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            seen.extend(batch.raw.offsets)
+            batch.ack()
+
+    async def live() -> None:
+        async with running(broker, tmp_path, run) as (app, _, failures):
+            await until(lambda: len(seen) == RECORDS)
+            for position in (RECORDS + 5, 7, RECORDS + 50):
+                end = len(seen) + 20
+                await app.consumer.seek_wait({TP(TOPIC, 0): position})
+                await asyncio.to_thread(publish, broker, 20)
+                await until(lambda end=end: len(seen) >= end)
+            await asyncio.sleep(0.5)
+            assert failures == []
+
+    asyncio.run(live())
+    assert seen == list(range(RECORDS + 60))
+    assert committed(broker) == RECORDS + 60
+
+
+@pytest.mark.kafka
+def test_what_the_broker_has_deleted_is_said_and_passed(
+    kafka: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(TOPIC, 1, 1)])[TOPIC].result()
+    publish(kafka, RECORDS)
+    seen: list[list[int]] = []
+
+    async def run(lane: Lane) -> None:
+        async for batch in lane.batches(take):
+            seen.append(batch.raw.offsets)
+            if len(seen) != 2:
+                batch.ack()
+
+    async def live(batches: int) -> None:
+        async with running(kafka, tmp_path, run):
+            await until(lambda: len(seen) == batches)
+            await asyncio.sleep(0.3)
+
+    asyncio.run(live(4))
+    admin.delete_records([TopicPartition(TOPIC, 0, 25)])[TopicPartition(TOPIC, 0)].result()
+    asyncio.run(live(6))
+    admin.delete_topics([TOPIC])[TOPIC].result()
+    assert [offsets[0] for offsets in seen] == [0, 10, 20, 30, 25, 35]
+    assert [record.getMessage() for record in caplog.records if record.name == "app.transport"] == [
+        "offsets 10 to 24 of tape partition 0 are not on the broker any more: "
+        "its retention is shorter than this worker's lag"
+    ]
+
+
+def test_a_lane_refuses_a_hole() -> None:
+    async def live() -> list[BaseException]:
+        failures: list[BaseException] = []
+
+        async def run(lane: Lane) -> None:
+            async for _ in lane.batches(take):
+                pass
+
+        lanes = Lanes(run, Epoch(1.0, 10, asyncio.get_running_loop().time), failures.append)
+        for offsets in ([0, 1], [2, 3], [3, 4], [6]):
+            await lanes.put(RawBatch(TOPIC, 0, offsets, [], []), 1, lambda: None)
+        await asyncio.sleep(0.05)
+        await lanes.close(1, 1)
+        return failures
+
+    (failure,) = asyncio.run(live())
+    assert isinstance(failure, TapeHole)
+    assert "expected offset 5, was 6" in str(failure)
 
 
 def test_closing_ends_the_epoch_of_what_was_read(broker: str, tmp_path: Path) -> None:

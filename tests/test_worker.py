@@ -190,6 +190,7 @@ def test_two_workers_share_and_take_over(kafka: str, tmp_path: Path) -> None:
         run.wait_committed(first, a, cuts[1])
         a.process.send_signal(signal.SIGSTOP)
         share(1)
+        time.sleep(1.5 * first.session_timeout_s)
         run.wait_committed(second, b, cuts[2])
         a.process.send_signal(signal.SIGCONT)
         share(2)
