@@ -59,7 +59,7 @@ test: setup lint ## Check style and types, then run all tests
 	@echo "Running the tests ..."
 	@$(PY) -m pytest
 
-parity: setup ## Live = replayed for every recording, broker and batch size (20 minutes; needs ../shared/data)
+parity: setup ## Live = replayed for every recording, broker and batch size (25 minutes; needs ../shared/data)
 	@$(PY) -m pytest -m "matrix or not matrix" tests/test_demo.py
 
 lint: setup ## Check style and types only
