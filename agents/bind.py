@@ -61,9 +61,7 @@ def state_table(app: faust.App, partitions: int) -> TableT[bytes, bytes]:
 
     The app's store must be `tables.store.URL`: Faust takes a URL without a path in a table's own argument for none.
     """
-    return app.Table(
-        "state", partitions=partitions, key_type=bytes, value_type=bytes, options=dict(store.OPTIONS)
-    )
+    return app.Table("state", partitions=partitions, key_type=bytes, value_type=bytes, options=dict(store.OPTIONS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,6 @@ class ArchiveFiles:
             await asyncio.to_thread(self._writer.flush)
 
 
-
 async def _nothing_to_settle(offsets: Mapping[TP, int]) -> None:
     """Agents that write no changelog have saved everything when they acknowledge."""
 

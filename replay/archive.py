@@ -16,6 +16,7 @@ Both skip rows that are archived already, so at-least-once delivery and a repeat
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ class ArchiveWriter:
         self._root, self._head, self._last, self._segment_rows = root, head, last, segment_rows
         self._archived = dict(last)
         self._pending: dict[tuple[str, int], list[Rows]] = {}
+        self._pending_rows: Counter[tuple[str, int]] = Counter()
 
     def append_tape(self, columns: Columns) -> int:
         """Take records of one tape partition; returns how many were new."""
@@ -83,7 +85,7 @@ class ArchiveWriter:
     @property
     def pending_rows(self) -> int:
         """Rows taken and not yet in a segment."""
-        return sum(len(part.offset) for parts in self._pending.values() for part in parts)
+        return self._pending_rows.total()
 
     def flush(self) -> list[Segment]:
         """Publish every pending row; on return they survive a crash. The segments it made."""
@@ -104,10 +106,10 @@ class ArchiveWriter:
             rows = rows.slice(int(min(max(last + 1 - offset[0], 0), len(offset))), len(offset))
         if not len(rows.offset):
             return 0
-        parts = self._pending.setdefault(place, [])
-        parts.append(rows)
+        self._pending.setdefault(place, []).append(rows)
+        self._pending_rows[place] += len(rows.offset)
         self._last[place] = int(rows.offset[-1])
-        if sum(len(part.offset) for part in parts) >= self._segment_rows:
+        if self._pending_rows[place] >= self._segment_rows:
             self._publish(place, whole_only=True)
         return len(rows.offset)
 
@@ -117,14 +119,20 @@ class ArchiveWriter:
         if not parts:
             return
         rows = parts[0].join(parts[1:]) if len(parts) > 1 else parts[0]
-        self._pending[place] = [rows]
+        self._keep(place, rows)
         while len(rows.offset) >= (self._segment_rows if whole_only else 1):
             count = min(len(rows.offset), self._segment_rows)
             self.published.append(self._write(rows.slice(0, count), self._archived.get(place)))
             rows = rows.slice(count, len(rows.offset))
             self._archived[place] = self.published[-1].last_offset
+            self._keep(place, rows)
+
+    def _keep(self, place: tuple[str, int], rows: Rows) -> None:
+        """What is pending of one partition from now on."""
+        self._pending_rows[place] = len(rows.offset)
+        if len(rows.offset):
             self._pending[place] = [rows]
-        if not len(rows.offset):
+        else:
             del self._pending[place]
 
     def _write(self, rows: Rows, previous_offset: int | None) -> Segment:
