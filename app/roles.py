@@ -102,11 +102,15 @@ class ArchiveFiles:
 
     async def append(self, batch: ArchiveBatch) -> None:
         """Take rows. Errors: ArchiveHole, DependencyDown."""
-        if len(batch.offsets):
-            async with self._lock:
+        async with self._lock:
+            if self._writer.has_room(len(batch.offsets)):
+                self._take(batch)
+            else:
                 await asyncio.to_thread(self._take, batch)
 
     def _take(self, batch: ArchiveBatch) -> None:
+        if not len(batch.offsets):
+            return
         if isinstance(batch.rows, Columns):
             self._writer.append_tape(batch.rows)
         elif isinstance(batch.rows, Vectors):

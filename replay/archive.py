@@ -87,6 +87,10 @@ class ArchiveWriter:
         """Rows taken and not yet in a segment."""
         return self._pending_rows.total()
 
+    def has_room(self, rows: int) -> bool:
+        """Whether so many rows can be taken without a segment being written."""
+        return self.pending_rows + rows < self._segment_rows
+
     def flush(self) -> list[Segment]:
         """Publish every pending row; on return they survive a crash. The segments it made."""
         before = len(self.published)
