@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from app.report import Report, facts, grid, shares, utc
-from schemas.errors import CheckFailed, OnetapeError, UsageError
+from schemas.errors import CheckFailed, DependencyDown, OnetapeError, UsageError
 
 INTERRUPTED = 130
 
@@ -68,13 +68,14 @@ def demo(
     report = Report(as_json)
     payload = run_demo(report, source=source, out=out, brokers=brokers, redis_url=redis_url, batch_size=batch_size)
     report.result(payload, lambda console: show_demo(console, payload))
-    if payload["parity"]["mismatch"] or payload["parity"]["missing"] or payload["parity"]["extra"]:
+    if not payload["parity"]["ok"]:
         raise typer.Exit(CheckFailed.exit_code)
 
 
 @cli.command()
 def worker(
     roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Run the agents against Kafka until stopped. Settings come from ONETAPE_* variables."""
     from app.config import load_settings
@@ -88,7 +89,9 @@ def worker(
             f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(ROLES)), was=roles,
             action="name some of these, separated by commas",
         )  # fmt: skip
-    raise typer.Exit(run_worker(load_settings(), wanted))
+    run_worker(load_settings(), wanted)
+    payload = {"stopped": True, "roles": sorted(wanted)}
+    Report(as_json).result(payload, lambda console: None)
 
 
 @cli.command("import")
@@ -203,7 +206,7 @@ def leakcheck(
     archive: Archive,
     feature_set: SetId = "micro@1",
     cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to delete the future after.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the offsets.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the offsets.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Delete the future after random offsets; exit 1 and name every feature whose past changes."""
@@ -333,6 +336,13 @@ def to_ns(text: str | None, option: str) -> int | None:
     return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1_000
 
 
+def _refused_by_the_machine(error: OSError) -> DependencyDown:
+    return DependencyDown(
+        "the machine refused", expected="a file or a connection that can be used", was=str(error),
+        action="check the path, its permissions and the space on the disk",
+    )  # fmt: skip
+
+
 def main() -> None:
     """Entry point of the console script."""
     report = Report("--json" in sys.argv)
@@ -355,6 +365,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = CheckFailed.exit_code
+    except OSError as error:
+        report.error(_refused_by_the_machine(error))
+        code = DependencyDown.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -42,6 +42,7 @@ from app.synthetic import write_recording
 from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
 from replay.dataset import Recipe, build
 from replay.parity import parity
+from replay.publication import disk_errors, refuse_content
 from replay.reader import ArchiveReader
 from schemas import feature_sets
 from schemas.codec import TapeCodec
@@ -69,9 +70,10 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run everything once; returns the payload of DESIGN's `demo` keys and more."""
     begun = time.monotonic()
-    folder = _folder(out)
-    if source is None:
-        source = _generated(report, folder)
+    if source is not None:
+        ArchiveReader(source)  # refused before anything is removed
+    folder = _folder(out, source)
+    source = source or _generated(report, folder)
     partitions = ArchiveReader(source).head.partitions
     with ExitStack() as stack:
         settings = _settings(stack, report, folder, brokers, redis_url, batch_size, partitions)
@@ -105,17 +107,19 @@ def _dataset(archive: Path, datasets: Path, feature_set: str, progress: Callable
     return {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")}
 
 
-def _folder(out: Path | None) -> Path:
+def _folder(out: Path | None, source: Path | None) -> Path:
     """An empty folder of our own: the default one is made anew, another must not hold anything."""
     folder = FOLDER if out is None else out
-    if out is None and folder.exists():
-        shutil.rmtree(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if source is not None and source.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
-            f"{folder} is not empty", expected="a new or empty folder", was="other content",
+            f"{source} would be overwritten", expected=f"an archive outside {folder}", was=str(source),
             action="name another folder with --out",
         )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+    if out is None and folder.exists():
+        shutil.rmtree(folder)
+    refuse_content(folder)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from commandline import onetape, result
 
+from app.synthetic import write_recording
+
 BATCH_SIZES = (1, 7, 64, 10_000)
 RECORDINGS = {
     "usdm-ethusdt": ("binance-usdm", "hftbacktest/usdm_ethusdt_20240718.gz", "hftbacktest/usdm_ethusdt_20240719.gz"),
@@ -89,4 +91,14 @@ def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     done = onetape("demo", "--out", tmp_path)
     assert (done.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["mine.txt"])
-    assert "Action: name another folder with --out" in done.stderr
+    assert "Action: name another folder" in done.stderr
+
+
+def test_an_archive_is_never_overwritten_by_its_own_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recording(tmp_path / "market.gz", seconds=5)
+    archive = Path(".onetape/demo/live")
+    result("import", "market.gz", "--format", "binance-usdm", "--archive", archive)
+    for source in (archive, Path(".onetape/demo/liev")):
+        assert onetape("demo", "--from", source).returncode == 2
+    assert result("archive", "audit", "--archive", archive)["ok"]
