@@ -18,7 +18,7 @@ async def archive_agent(batches: AsyncIterable[ArchiveBatch], sink: ArchiveSink)
         await sink.append(batch)
         unsaved.append(batch)
         if batch.ends_epoch:
-            await sink.flush()
+            await sink.flush(batch.topic, batch.partition)
             for saved in unsaved:
                 saved.ack()
             unsaved.clear()

@@ -116,7 +116,8 @@ class Lane:
                 return self._waiting.popleft()
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
             except TimeoutError:
                 return None
         return None
@@ -149,7 +150,10 @@ class Lanes:
         await self._lanes[place][0].put(raw, ack)
 
     async def close(self, generation: int, seconds: float) -> bool:
-        """Close every lane of an assignment. False if an agent did not end within `seconds` and was cancelled."""
+        """Close every lane of an assignment. False if an agent did not end within `seconds` and was cancelled.
+
+        A cancelled agent is waited for: one that is writing a file ends when the file is written.
+        """
         self._closed_generation = max(self._closed_generation, generation)
         closing, self._lanes = self._lanes, {}
         for lane, _ in closing.values():

@@ -127,5 +127,5 @@ class ArchiveSink(Protocol):
     async def append(self, batch: ArchiveBatch) -> None:
         """Take rows; they need not be on disk yet."""
 
-    async def flush(self) -> None:
-        """Returns when every appended row is on disk."""
+    async def flush(self, topic: str, partition: int) -> None:
+        """Returns when every appended row of the partition is on disk."""

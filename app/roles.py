@@ -8,7 +8,6 @@ Errors: see each part; `fail` gets what ends the worker.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,16 +24,16 @@ from agents.engine import Engine
 from agents.features import features_agent
 from agents.lanes import Epoch, Lane, Lanes
 from agents.latest import latest_agent
-from agents.ports import ArchiveBatch
+from app.archive_files import ArchiveFiles
 from app.config import Settings
 from app.producer import DeliveryFailed, Producer
 from app.redis_latest import RedisLatest
 from app.topics import changelog_topic, groups, wire_topic
 from app.transport import FETCH_RECORDS, Transport
-from replay.archive import ArchiveWriter, live
+from replay.archive import live
 from schemas import feature_sets
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
-from schemas.columns import Columns, from_events
+from schemas.columns import from_events
 from schemas.errors import CheckFailed
 from schemas.feature_sets import FeatureSet
 from schemas.registry import open_registry
@@ -91,37 +90,6 @@ class Pulse:
                 expected=f"less than the session timeout of {self._session_timeout_s:g} s", was=f"{stood:.1f} s",
                 action="start it again: it continues from what is committed",
             )  # fmt: skip
-
-
-class ArchiveFiles:
-    """`agents.ports.ArchiveSink` over an archive on disk; files are written in a thread, one after another."""
-
-    def __init__(self, writer: ArchiveWriter) -> None:
-        self._writer = writer
-        self._lock = asyncio.Lock()
-
-    async def append(self, batch: ArchiveBatch) -> None:
-        """Take rows. Errors: ArchiveHole, DependencyDown."""
-        async with self._lock:
-            if self._writer.has_room(len(batch.offsets)):
-                self._take(batch)
-            else:
-                await asyncio.to_thread(self._take, batch)
-
-    def _take(self, batch: ArchiveBatch) -> None:
-        if not len(batch.offsets):
-            return
-        if isinstance(batch.rows, Columns):
-            self._writer.append_tape(batch.rows)
-        elif isinstance(batch.rows, Vectors):
-            self._writer.append_vectors(batch.partition, batch.offsets, batch.rows)
-        else:
-            self._writer.append_dead_letters(batch.partition, batch.offsets, batch.rows)
-
-    async def flush(self) -> None:
-        """Put every row on disk. Errors: DependencyDown."""
-        async with self._lock:
-            await asyncio.to_thread(self._writer.flush)
 
 
 async def _nothing_to_settle(offsets: Mapping[TP, int]) -> None:
@@ -233,11 +201,14 @@ def latest_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
 
 
 def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
-    """Tape, vectors, dead letters -> files."""
+    """Tape, vectors, dead letters -> files.
+
+    In one worker only: an archive has one writer, which holds its lock; a second worker with this role ends at once.
+    """
     feature_set = feature_sets.load(settings.feature_set)
     registry = open_registry(settings.registry)
     writer = stack.enter_context(live(settings.archive_dir, settings.partitions, settings.archive_segment_rows))
-    sink = ArchiveFiles(writer)
+    sink = stack.enter_context(ArchiveFiles(writer))
     vectors = {feature_set.topic: VectorCodec(registry, feature_set)}
     reader = ArchiveReader(TapeCodec(registry), DeadLetterCodec(registry), vectors, settings.topic_prefix)
 

@@ -52,7 +52,6 @@ class ArchiveWriter:
     """Collects rows per topic and partition and publishes them as segments. Made by `staged` and `live`."""
 
     def __init__(self, root: Path, head: Head, last: dict[tuple[str, int], int], segment_rows: int) -> None:
-        self.published: list[Segment] = []
         self._root, self._head, self._last, self._segment_rows = root, head, last, segment_rows
         self._archived = dict(last)
         self._pending: dict[tuple[str, int], list[Rows]] = {}
@@ -91,12 +90,13 @@ class ArchiveWriter:
         """Whether so many rows can be taken without a segment being written."""
         return self.pending_rows + rows < self._segment_rows
 
-    def flush(self) -> list[Segment]:
-        """Publish every pending row; on return they survive a crash. The segments it made."""
-        before = len(self.published)
-        for place in sorted(self._pending):
-            self._publish(place, whole_only=False)
-        return self.published[before:]
+    def flush(self, topic: str | None = None, partition: int | None = None) -> list[Segment]:
+        """Publish pending rows, of one topic or partition or of all; on return they survive a crash.
+
+        Returns the segments it made.
+        """
+        places = [at for at in self._pending if topic in (None, at[0]) and partition in (None, at[1])]
+        return [segment for place in sorted(places) for segment in self._publish(place, whole_only=False)]
 
     def _append(self, rows: Rows) -> int:
         place = (rows.topic, rows.partition)
@@ -117,19 +117,19 @@ class ArchiveWriter:
             self._publish(place, whole_only=True)
         return len(rows.offset)
 
-    def _publish(self, place: tuple[str, int], whole_only: bool) -> None:
+    def _publish(self, place: tuple[str, int], whole_only: bool) -> list[Segment]:
         """Write pending rows of one partition as segments; `whole_only` leaves what does not fill one."""
-        parts = self._pending.get(place)
-        if not parts:
-            return
+        made: list[Segment] = []
+        parts = self._pending[place]
         rows = parts[0].join(parts[1:]) if len(parts) > 1 else parts[0]
         self._keep(place, rows)
         while len(rows.offset) >= (self._segment_rows if whole_only else 1):
             count = min(len(rows.offset), self._segment_rows)
-            self.published.append(self._write(rows.slice(0, count), self._archived.get(place)))
+            made.append(self._write(rows.slice(0, count), self._archived.get(place)))
             rows = rows.slice(count, len(rows.offset))
-            self._archived[place] = self.published[-1].last_offset
+            self._archived[place] = made[-1].last_offset
             self._keep(place, rows)
+        return made
 
     def _keep(self, place: tuple[str, int], rows: Rows) -> None:
         """What is pending of one partition from now on."""
@@ -156,9 +156,10 @@ class ArchiveWriter:
             return
         if known is not None:
             raise other_features(feature_set, known)
-        self._head.feature_sets[feature_set.id] = list(feature_set.features)
+        told = Head(self._head.partitions, {**self._head.feature_sets, feature_set.id: list(feature_set.features)})
         with disk_errors(self._root):
-            files.write_json(self._root / HEAD, self._head.json())
+            files.write_json(self._root / HEAD, told.json())
+        self._head = told
 
 
 @contextmanager
@@ -212,19 +213,20 @@ def _staged_into(path: Path, partitions: int, segment_rows: int) -> Iterator[Arc
         yield writer
         writer.flush()
         with disk_errors(path):
-            _commit(path, staging, writer)
+            _commit(path, staging)
     except BaseException:
         sweep(path)
         raise
 
 
-def _commit(path: Path, staging: Path, writer: ArchiveWriter) -> None:
+def _commit(path: Path, staging: Path) -> None:
     """Move staged segments in. They count from the moment `pending.json` is gone."""
     if (staging / HEAD).exists():
         (staging / HEAD).replace(path / HEAD)
-    labels = [segment.label() for segment in writer.published]
-    files.write_json(path / PENDING, {"segments": labels})
-    for segment in writer.published:
+    places = [(topic, partition) for topic, partitions in topics(staging).items() for partition in partitions]
+    staged_segments = [segment for place in places for segment in files.sidecars(staging, *place)]
+    files.write_json(path / PENDING, {"segments": [segment.label() for segment in staged_segments]})
+    for segment in staged_segments:
         target = segment.file(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         segment.file(staging).rename(target)
