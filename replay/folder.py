@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from replay import segments as files
 from replay.publication import STAGING
+from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveMissing, UsageError
 from schemas.feature_sets import FeatureSet
 
@@ -92,7 +92,7 @@ def sweep(path: Path) -> None:
         (path / label).unlink(missing_ok=True)
     (path / PENDING).unlink(missing_ok=True)
     shutil.rmtree(path / STAGING, ignore_errors=True)
-    for left in [*path.glob(f"*{files.TEMPORARY}"), *path.glob(f"topic=*/partition=*/*{files.TEMPORARY}")]:
+    for left in [*path.glob(f"*{TEMPORARY}"), *path.glob(f"topic=*/partition=*/*{TEMPORARY}")]:
         left.unlink()
     for parquet in path.glob("topic=*/partition=*/*.parquet"):
         if not parquet.with_suffix(".json").exists():
@@ -112,7 +112,7 @@ def checked_head(path: Path, partitions: int) -> Head:
 
 def refuse_other_content(path: Path) -> None:
     """Refuse a path where something else lives."""
-    leftovers = {STAGING, HEAD + files.TEMPORARY}
+    leftovers = {STAGING, HEAD + TEMPORARY}
     if not path.is_dir() or any(entry.name not in leftovers for entry in path.iterdir()):
         raise UsageError(
             f"{path} is not an archive", expected="an archive, an empty folder or a new name",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from replay.segments import sync
+from schemas.durable import sync
 from schemas.errors import DependencyDown, UsageError
 
 STAGING = ".staging"

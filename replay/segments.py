@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -23,10 +22,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas import durable
+from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveHole, SegmentTorn
 
 SIDECAR_VERSION = 1
-TEMPORARY = ".tmp"
+sync, write_json = durable.sync, durable.write_json
 _NAME = re.compile(r"(\d{19})-(\d{19})\Z")
 _RESTORE = "restore the file from a copy, or delete the partition folder from this segment on and import again"
 
@@ -211,31 +212,6 @@ def _seal(segment: Segment) -> str:
 
 def _sealed(segment: Segment) -> dict[str, Any]:
     return {"version": SIDECAR_VERSION, "segment": asdict(segment), "seal": _seal(segment)}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it is either the old one or the whole new one, and on disk."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Put a file, or a folder's names, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
