@@ -45,6 +45,10 @@ class ArchiveHole(CheckFailed):
     """Offsets of an archive are missing, doubled or out of order."""
 
 
+class SchemaUnknown(CheckFailed):
+    """A schema registry has answered that nobody registered an id."""
+
+
 class StateRefused(CheckFailed):
     """A stored state is corrupt or of a layout this version does not read."""
 

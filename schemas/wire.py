@@ -1,6 +1,7 @@
 """The Confluent wire format: a zero byte, the schema id in four bytes big-endian, then the Avro body.
 
-Errors: RecordRefused for bytes that are not exactly one record of a registered schema.
+Errors: RecordRefused for bytes that are not exactly one record of a registered schema; DependencyDown when the registry
+gives no answer about one.
 Source: Confluent Schema Registry, "Wire format".
 """
 
@@ -11,10 +12,11 @@ from io import BytesIO
 from typing import Any
 
 import fastavro
+from fastavro.schema import SchemaParseException, UnknownType
 from fastavro.types import Schema as AvroSchema
 
 from schemas import limits
-from schemas.errors import CheckFailed, RecordRefused
+from schemas.errors import RecordRefused, SchemaUnknown
 from schemas.registry import SchemaRegistry
 
 _HEADER = struct.Struct(">bI")
@@ -41,7 +43,8 @@ class Wire:
         if schema_id not in self._writers:
             try:
                 self._writers[schema_id] = fastavro.parse_schema(self._registry.get(schema_id))
-            except CheckFailed:
+            except (SchemaUnknown, SchemaParseException, UnknownType):
+                # A registry that gives no answer is another error, and goes on up: the record may be a good one.
                 raise RecordRefused("unknown-schema") from None
         return self._writers[schema_id]
 
