@@ -76,11 +76,6 @@ class Arena:
         row: Int64 = self.rows[self._slots[key]]
         return row
 
-    def applied_offset(self, key: str) -> int:
-        """Offset of the last record applied to a symbol, -1 if none."""
-        slot = self.find(key)
-        return int(self.rows[slot, at.NEXT_OFFSET]) - 1 if slot >= 0 else -1
-
     def touched(self) -> list[str]:
         """Symbols that records have named since the last clear, also if the records were all applied before."""
         return [self.keys[slot] for slot in np.flatnonzero(self.touched_flags[: len(self.keys)]).tolist()]
