@@ -24,9 +24,9 @@ from schemas.columns import ABSENT, Int64
 from schemas.events import FIELDS, Kind
 from tables import book, compiled, layout, windows
 from tables import layout as at
-from tables.book import apply_delta, apply_snapshot, mid2
+from tables.book import apply_delta, apply_snapshot, doubt, empty, is_whole, mid2
 from tables.compiled import inner
-from tables.windows import add_trade, advance, clear
+from tables.windows import add_trade, advance, clear, is_hole
 
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
 _INSTRUMENT, _SNAPSHOT, _DELTA = int(Kind.INSTRUMENT), int(Kind.SNAPSHOT), int(Kind.DELTA)
@@ -50,7 +50,6 @@ _SCALES = np.array(
     ]
 )
 _IS_PERPETUAL = _place(Kind.INSTRUMENT, "is_perpetual")
-_FUNDING_INTERVAL_S = _place(Kind.INSTRUMENT, "funding_interval_s")
 _IS_BLOCK, _IS_INSURANCE = _place(Kind.TRADE, "is_block"), _place(Kind.TRADE, "is_insurance")
 _SIDE = _place(Kind.TRADE, "side")
 _TOLD = np.array(
@@ -77,13 +76,10 @@ def set_instrument(row: Int64, body: Int64, start: int) -> None:
             row[place] = body[start + field]
         for place in range(at.TOLD_FIRST, at.TOLD_LAST + 1):
             row[place] = ABSENT
-        row[at.BOOK_STATE] = at.GAP
-        row[at.BID_COUNT] = 0
-        row[at.ASK_COUNT] = 0
+        empty(row)
         clear(row)
     row[at.HAS_INSTRUMENT] = 1
     row[at.IS_PERPETUAL] = body[start + _IS_PERPETUAL]
-    row[at.FUNDING_INTERVAL_S] = body[start + _FUNDING_INTERVAL_S]
 
 
 @inner
@@ -118,8 +114,10 @@ def pass_tick(row: Int64, time: int) -> bool:
     """Advance one symbol to Tick `time`; False for a late or doubled Tick and for a symbol without Instrument."""
     if row[at.HAS_INSTRUMENT] == 0 or time <= row[at.TICK]:
         return False
+    if is_hole(row, time):
+        doubt(row)
     advance(row, time, mid2(row))
-    if row[at.BOOK_STATE] != at.GAP and row[at.BOOK_BIRTH] == 0:
+    if is_whole(row) and row[at.BOOK_BIRTH] == 0:
         row[at.BOOK_BIRTH] = time
     return True
 

@@ -20,7 +20,7 @@ from schemas.limits import LEVELS_MAX
 from schemas.units import NS_PER_MS, NS_PER_S
 from schemas.vectors import Quality
 from tables import layout as at
-from tables.book import mid2
+from tables.book import is_whole, mid2
 from tables.compiled import inner
 from tables.windows import extremes, mid2_before
 
@@ -129,7 +129,7 @@ def depth(row: Int64, side: int, count: int, levels: int) -> int:
 @inner
 def book_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int:
     """State of the book. Returns the flags that say something about the whole book."""
-    if row[at.BOOK_STATE] == at.GAP:
+    if not is_whole(row):
         for column in _BOOK_COLUMNS:
             null(values, reasons, column, _GAP)
         return _GAP
@@ -166,8 +166,8 @@ def book_features(row: Int64, time: int, values: Float64, reasons: Int64) -> int
 
 @inner
 def book_windows(row: Int64, time: int, values: Float64, reasons: Int64) -> None:
-    """What the book did over each window. A book in gap has been dealt with by `book_features`."""
-    if row[at.BOOK_STATE] == at.GAP:
+    """What the book did over each window. A book that is not whole has been dealt with by `book_features`."""
+    if not is_whole(row):
         return
     now = mid2(row)
     for w in range(at.WINDOW_COUNT):

@@ -30,9 +30,30 @@ def best(row: Int64, side: int, count: int) -> tuple[int, int]:
 
 
 @inner
+def is_whole(row: Int64) -> bool:
+    """Whether the book is known to be the venue's: neither in gap nor in doubt."""
+    return bool(row[at.BOOK_STATE] != at.GAP and row[at.BOOK_DOUBT] == 0)
+
+
+@inner
+def doubt(row: Int64) -> None:
+    """Nobody watched for a while. The book counts as in gap until a Snapshot, or a Delta that continues its chain."""
+    row[at.BOOK_DOUBT] = 1
+    row[at.BOOK_BIRTH] = 0
+
+
+@inner
+def empty(row: Int64) -> None:
+    """No book: in gap until the next Snapshot."""
+    row[at.BOOK_STATE] = at.GAP
+    row[at.BID_COUNT] = 0
+    row[at.ASK_COUNT] = 0
+
+
+@inner
 def mid2(row: Int64) -> int:
     """Best bid + best ask, 0 where the mid is unknown."""
-    if row[at.BOOK_STATE] == at.GAP or row[at.BID_COUNT] == 0 or row[at.ASK_COUNT] == 0:
+    if not is_whole(row) or row[at.BID_COUNT] == 0 or row[at.ASK_COUNT] == 0:
         return 0
     bid: int = row[at.BIDS + row[at.BID_COUNT] - 1]
     ask_rank: int = row[at.ASKS + row[at.ASK_COUNT] - 1]
@@ -113,9 +134,9 @@ def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whol
 
 @inner
 def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
-    """Replace the book, unless it is sound and newer than the Snapshot."""
+    """Replace the book, unless it is whole and newer than the Snapshot."""
     sequence = body[start]
-    if row[at.BOOK_STATE] != at.GAP and sequence < row[at.SEQUENCE]:
+    if is_whole(row) and sequence < row[at.SEQUENCE]:
         return False
     row[at.BID_COUNT] = 0
     row[at.ASK_COUNT] = 0
@@ -123,6 +144,7 @@ def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
     put_side(row, at.ASKS, at.ASK_COUNT, body, end, True)
     row[at.SEQUENCE] = sequence
     row[at.BOOK_STATE] = at.SNAPSHOT_ONLY
+    row[at.BOOK_DOUBT] = 0
     row[at.BOOK_EPOCH] += 1
     row[at.BOOK_BIRTH] = 0
     row[at.BOOK_TS] = row[at.LAST_TS]
@@ -153,9 +175,7 @@ def apply_delta(row: Int64, body: Int64, start: int) -> bool:
         return False
     step = continues(row, body[start], body[start + 1], body[start + 2])
     if step < 0:
-        row[at.BOOK_STATE] = at.GAP
-        row[at.BID_COUNT] = 0
-        row[at.ASK_COUNT] = 0
+        empty(row)
     if step <= 0:
         return False
     bid_before, bid_size_before = best(row, at.BIDS, at.BID_COUNT)
@@ -178,6 +198,7 @@ def apply_delta(row: Int64, body: Int64, start: int) -> bool:
     row[at.OPEN + at.CHURN] += bid_changes + ask_changes
     row[at.SEQUENCE] = body[start + 1]
     row[at.BOOK_STATE] = at.SYNCED
+    row[at.BOOK_DOUBT] = 0
     row[at.BOOK_TS] = row[at.LAST_TS]
     return True
 

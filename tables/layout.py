@@ -13,13 +13,13 @@ from schemas.units import BASE_TICK_NS, NS_PER_S
 
 LAYOUT_VERSION = 1
 
-# Header. Zero means: nothing applied, no Tick seen, not born, no book (in gap), no Instrument.
+# Header. Zero means: nothing applied, no Tick seen, not born, no book (in gap), no doubt, no Instrument.
 NEXT_OFFSET = 0
 """Applied offset + 1: a record below it has been applied."""
 TICK = 1
 """Time of the last Tick this symbol saw."""
 BIRTH = 2
-"""Time of the first Tick after the Instrument; windows are covered from here on."""
+"""Time of the first Tick after the Instrument or after a hole in the clock; windows are covered from here on."""
 LAST_TS = 3
 """Time of the last event: max(ts_recv, last Tick, previous event)."""
 SEQUENCE = 4
@@ -27,7 +27,7 @@ BOOK_STATE = 5
 BOOK_EPOCH = 6
 """Count of Snapshots applied."""
 BOOK_BIRTH = 7
-"""Time of the first Tick after the last applied Snapshot."""
+"""Time of the first Tick after the last applied Snapshot, or after the Delta that ended a doubt."""
 BOOK_TS = 8
 """Time of the last applied Snapshot or Delta."""
 BID_COUNT = 9
@@ -41,19 +41,19 @@ INDEX_SCALE = 16
 CONTRACT = 17
 CONTRACT_VALUE = 18
 IS_PERPETUAL = 19
-FUNDING_INTERVAL_S = 20
+BOOK_DOUBT = 20
+"""1 after a hole in the clock: whether the book missed anything, only the next Snapshot or Delta can say."""
 # From here to FEED_DELAY, ABSENT means: no record has told it.
-LAST_TRADE = 21
-MARK_PRICE = 22
-INDEX_PRICE = 23
-OPEN_INTEREST = 24
-FUNDING_RATE = 25
-NEXT_FUNDING_TS = 26
-FEED_DELAY = 27
+MARK_PRICE = 21
+INDEX_PRICE = 22
+OPEN_INTEREST = 23
+FUNDING_RATE = 24
+NEXT_FUNDING_TS = 25
+FEED_DELAY = 26
 """ts_recv - ts_event of the last event with a venue time, ns."""
 HEADER_SIZE = 64
 
-TOLD_FIRST = LAST_TRADE
+TOLD_FIRST = MARK_PRICE
 TOLD_LAST = FEED_DELAY
 
 # BOOK_STATE

@@ -2,6 +2,7 @@
 
 Input: trades, and the Ticks that close buckets. An event belongs to the bucket that the last Tick opened.
 State: open bucket, ring of the last 60 s, one sum per window and quantity; a Tick costs the same at any rate of events.
+A Tick more than the ring ahead of the last is a hole in the clock: nobody watched, the windows begin anew.
 Output: sums over [T - W, T) at Tick T, exact because Ticks sit on the bucket grid.
 Units: lots, ticks; values of trades see `add_trade`.
 """
@@ -44,7 +45,6 @@ def add_trade(row: Int64, price: int, size: int, is_sell: int) -> None:
     row[at.OPEN_HIGH] = max(row[at.OPEN_HIGH], price)
     if row[at.OPEN_LOW] == 0 or price < row[at.OPEN_LOW]:
         row[at.OPEN_LOW] = price
-    row[at.LAST_TRADE] = price
 
 
 @inner
@@ -71,21 +71,34 @@ def close_bucket(row: Int64, slot: int) -> None:
 
 
 @inner
+def clear(row: Int64) -> None:
+    """No window at all, as before birth: the next Tick begins them."""
+    row[at.OPEN : at.RING_END] = 0
+    row[at.BIRTH] = 0
+
+
+@inner
+def is_hole(row: Int64, time: int) -> bool:
+    """Whether Tick `time` is further ahead of the last than the ring reaches."""
+    return bool(row[at.TICK] != 0 and time // BASE_TICK_NS - row[at.TICK] // BASE_TICK_NS > at.BUCKETS)
+
+
+@inner
 def advance(row: Int64, time: int, mid2: int) -> None:
-    """Close every bucket before Tick `time` and open the next. Ticks left out are empty buckets at the present mid."""
+    """Close every bucket before Tick `time` and open the next. Ticks left out are empty buckets at the present mid.
+
+    Behind a hole the windows begin anew: what came before the Tick is forgotten, as before the first.
+    """
+    if is_hole(row, time):
+        clear(row)
     if row[at.BIRTH] == 0:
         # What came before the first Tick has no bucket of its own, and no window that counts reaches back to it.
         row[at.BIRTH] = time
     else:
         step = row[at.TICK] // BASE_TICK_NS
-        steps = time // BASE_TICK_NS - step
-        if steps > at.BUCKETS:
-            row[at.SUMS : at.RING_MID] = 0
-            row[at.RING_MID : at.RING_END] = mid2
-        else:
-            for i in range(steps):
-                close_bucket(row, (step + i) % at.BUCKETS)
-                clear_open(row, mid2)
+        for i in range(time // BASE_TICK_NS - step):
+            close_bucket(row, (step + i) % at.BUCKETS)
+            clear_open(row, mid2)
     clear_open(row, mid2)
     row[at.TICK] = time
 
@@ -109,10 +122,3 @@ def extremes(row: Int64, window: int, high: int, low: int) -> tuple[int, int]:
         if lowest != 0 and (low == 0 or lowest < low):
             low = lowest
     return high, low
-
-
-@inner
-def clear(row: Int64) -> None:
-    """No window at all, as before birth."""
-    row[at.OPEN : at.RING_END] = 0
-    row[at.BIRTH] = 0

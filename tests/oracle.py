@@ -18,22 +18,31 @@ S = 1_000_000_000
 
 
 class DictBook:
-    """A book by the venue's rules. `sequence` None: in gap. `is_fresh`: a Snapshot that no Delta has followed."""
+    """A book by the venue's rules. `sequence` None: in gap. `is_fresh`: a Snapshot that no Delta has followed.
+
+    `is_doubtful`: nobody watched for a while, and neither a Snapshot nor the chain has spoken since.
+    """
 
     def __init__(self) -> None:
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
         self.sequence, self.is_fresh, self.epoch = None, False, 0
+        self.is_doubtful = False
+
+    @property
+    def is_whole(self) -> bool:
+        return self.sequence is not None and not self.is_doubtful
 
     def best(self) -> tuple[float, int, float, int]:
         bid, ask = max(self.bids, default=-math.inf), min(self.asks, default=math.inf)
         return bid, self.bids.get(bid, 0), ask, self.asks.get(ask, 0)
 
     def snapshot(self, body: dict[str, Any]) -> bool:
-        if self.sequence is not None and body["sequence_last"] < self.sequence:
+        if self.is_whole and body["sequence_last"] < self.sequence:
             return False
         self.bids, self.asks = ({each["price"]: each["size"] for each in body[side]} for side in ("bids", "asks"))
         self.sequence, self.is_fresh, self.epoch = body["sequence_last"], True, self.epoch + 1
+        self.is_doubtful = False
         return True
 
     def delta(self, body: dict[str, Any]) -> tuple[int, int] | None:
@@ -55,7 +64,7 @@ class DictBook:
                 if size == 0:
                     del side[price]
         bid, q, ask, r = self.best()
-        self.sequence, self.is_fresh = last, False
+        self.sequence, self.is_fresh, self.is_doubtful = last, False, False
         return q * (bid >= bid0) - q0 * (bid <= bid0) - r * (ask <= ask0) + r0 * (ask >= ask0), changes
 
 
@@ -80,8 +89,10 @@ class Symbol:
     def pass_tick(self, time: int) -> bool:
         if self.instrument is None or time <= self.tick:
             return False
+        if self.tick and time - self.tick > 60 * S:
+            self.birth, self.book_birth, self.mids, self.book.is_doubtful = 0, 0, [], True
         self.tick, self.birth = time, self.birth or time
-        self.book_birth = self.book_birth or (time if self.book.sequence is not None else 0)
+        self.book_birth = self.book_birth or (time if self.book.is_whole else 0)
         return True
 
 
@@ -106,7 +117,8 @@ def take(symbol: Symbol, event: Event) -> None:
         symbol.book_ts = symbol.ts
     if kind in (Kind.SNAPSHOT, Kind.DELTA):
         bid, _, ask, _ = symbol.book.best()
-        symbol.mids.append((symbol.ts, int(bid + ask) if symbol.book.bids and symbol.book.asks else None))
+        is_known = symbol.book.is_whole and symbol.book.bids and symbol.book.asks
+        symbol.mids.append((symbol.ts, int(bid + ask) if is_known else None))
     elif kind is Kind.TRADE and not body["is_block"] and not body["is_insurance"]:
         symbol.trades.append((symbol.ts, body))
     elif kind is Kind.TICKER:
@@ -135,7 +147,7 @@ def state_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
     names = ["mid_price", "microprice", "spread", "spread_bps", "bid_level_count", "ask_level_count", "book_age_ms"]
     names += [f"{side}_depth_{n}" for side in ("bid", "ask") for n in (5, 10, 20)]
     names += [f"queue_imbalance_{n}" for n in (1, 5, 10)]
-    if symbol.book.sequence is None:
+    if not symbol.book.is_whole:
         return dict.fromkeys(names, (None, Quality.BOOK_GAP)), Quality.BOOK_GAP
     bids, asks = symbol.book.bids, symbol.book.asks
     bid_sizes = [bids[price] for price in sorted(bids, reverse=True)]
@@ -164,7 +176,7 @@ def state_features(symbol: Symbol, now: int) -> tuple[dict[str, Feature], int]:
 def book_window(symbol: Symbol, now: int, seconds: int) -> dict[str, Feature]:
     """Mid and level changes over [now - W, now)."""
     names, since = ("log_return", "order_flow_imbalance", "churn_rate"), now - seconds * S
-    if symbol.book.sequence is None:
+    if not symbol.book.is_whole:
         return dict.fromkeys(names, (None, Quality.BOOK_GAP))
     out: dict[str, Feature] = dict.fromkeys(names, (None, Quality.WARMUP))
     mid, before = mid_at(symbol, now), mid_at(symbol, since)

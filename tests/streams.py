@@ -1,4 +1,4 @@
-"""Seeded streams of one partition with all that can happen to it: gaps, repeats, late Ticks, odd books, silence."""
+"""Seeded streams of one partition with all that happens to it: gaps, repeats, late Ticks, odd books, silence, holes."""
 
 from __future__ import annotations
 
@@ -109,25 +109,38 @@ class Market:
         return self.event(ts, Kind.NEWS, {"source_id": "n", "sentiment": 0, "confidence": 0})
 
 
-def stream(seed: int, seconds: float = 75.0, rate: float = 60.0) -> list[Event]:
-    """A partition's records in order. A Tick T stands before the first record received at or after T."""
+def stream(seed: int, seconds: float = 75.0, rate: float = 60.0, holes: int = 0) -> list[Event]:
+    """A partition's records in order. A Tick T stands before the first record received at or after T.
+
+    `holes` parts the stream by pauses without Ticks: longer than any window, or just as long as the longest.
+    """
     chance = random.Random(seed)
     markets = [Market(key, chance) for key in CONTRACTS]
     events: list[Event] = []
     ts = START + chance.randrange(NS_PER_S)
     tick = (ts // BASE_TICK_NS + 1) * BASE_TICK_NS
     end = ts + int(seconds * NS_PER_S)
+    laid = tick - BASE_TICK_NS
     known: set[str] = set()
-    while ts < end:
+    pauses = [ts + int((end - ts) * (i + 1) / (holes + 1)) for i in range(holes)]
+    paused = 0
+    while ts < end + paused:
         ts += int(chance.expovariate(rate) * NS_PER_S) if chance.random() > 0.0005 else chance.randrange(8 * NS_PER_S)
+        if pauses and ts >= pauses[0] + paused:
+            pauses.pop(0)
+            steps = chance.choice((599, 600, 601, 36_000, 500_000))
+            before, tick = ts, tick + (steps - 1) * BASE_TICK_NS
+            # With a Tick before the first event, or without: that is a fault, harmless behind a hole only.
+            ts = tick + (chance.choice((-1, 1)) if steps > 600 else 1) * chance.randrange(1, BASE_TICK_NS)
+            paused += ts - before
         # Silent times are told by Ticks, mostly by each, sometimes by the last alone.
         if ts > tick + NS_PER_S and chance.random() < 0.5:
             tick = ts // BASE_TICK_NS * BASE_TICK_NS
         while tick <= ts:
             events.append(tick_event(tick))
-            tick += BASE_TICK_NS
+            laid, tick = tick, tick + BASE_TICK_NS
         if chance.random() < 0.01:
-            events.append(tick_event(tick - BASE_TICK_NS * chance.randrange(1, 9)))  # doubled or late
+            events.append(tick_event(laid - BASE_TICK_NS * chance.randrange(8)))  # doubled or late
         market = markets[0 if chance.random() < 0.4 else chance.randrange(len(markets))]
         if market.key == "USDM:QUIET" and chance.random() < 0.95:
             continue

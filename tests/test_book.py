@@ -10,17 +10,21 @@ import pytest
 from frames import instrument, read
 from numba import njit
 from oracle import DictBook
+from streams import START, tick_event
 
 from agents.engine import Engine
 from schemas.columns import Int64, from_events
 from schemas.events import Event, Kind
-from schemas.feature_sets import load
+from schemas.feature_sets import FeatureSet, load
 from schemas.limits import LEVELS_MAX
+from schemas.units import BASE_TICK_NS
+from schemas.vectors import Quality, Vectors
 from tables import book
 from tables import layout as at
 
 KEY = "X:Y"
 MICRO = load("micro@1")
+TENTHS = FeatureSet("micro", 1, 100, MICRO.features)
 RECORDINGS = [
     (["usdm_ethusdt_20240718.gz", "usdm_ethusdt_20240719.gz"], {"ETHUSDT": 834}),
     (["cm_ethusd_perp_20240808.gz", "cm_ethusd_perp_20240809.gz"], {"ETHUSD_PERP": 2278}),
@@ -39,7 +43,7 @@ class Book:
     """An engine's book, fed record by record."""
 
     def __init__(self) -> None:
-        self.engine, self.offset = Engine(MICRO, 0), 0
+        self.engine, self.offset = Engine(TENTHS, 0), 0
         self.take(instrument(KEY))
 
     def take(self, event: Event) -> None:
@@ -59,6 +63,12 @@ class Book:
             "sequence_first": first, "sequence_last": last, "sequence_previous": previous,
             "bids": _side(bids or []), "asks": _side(asks or []),
         }))  # fmt: skip
+
+    def tick(self, tenths: int) -> Vectors:
+        """A Tick at so many tenths of a second, and its vector."""
+        columns = from_events(0, self.offset, [tick_event(START + tenths * BASE_TICK_NS)])
+        self.offset += 1
+        return self.engine.apply(columns)
 
     def __getitem__(self, place: int) -> int:
         return int(self.engine.arena.row(KEY)[place])
@@ -209,6 +219,32 @@ def test_a_gap_holds_until_the_next_snapshot() -> None:
     assert ours[at.BOOK_STATE] == at.SNAPSHOT_ONLY
     assert ours.sides[0] == [(9, 1)]
     assert ours[at.BOOK_EPOCH] == 2
+
+
+@pytest.mark.parametrize(("deltas", "is_whole", "bids"), [
+    ([], False, [(10, 2)]),
+    ([(101, 102, 100)], False, [(10, 2)]),
+    ([(103, 104, 102)], True, [(10, 3)]),
+    ([(105, 106, 104)], False, []),
+], ids=["nothing", "a repeat", "the next of the chain", "one is missing"])  # fmt: skip
+def test_behind_a_hole_in_the_clock_the_chain_proves_the_book(
+    deltas: list[tuple[int, int, int]], is_whole: bool, bids: list[tuple[int, int]]
+) -> None:
+    ours = Book()
+    ours.snapshot(100, [(10, 1)], [(11, 1)])
+    ours.delta(101, 102, 100, bids=[(10, 2)])
+    ours.tick(0)
+    assert ours.tick(600).quality[0] & Quality.BOOK_GAP == 0
+    assert ours.tick(1201).quality[0] & Quality.BOOK_GAP
+    for chain in deltas:
+        ours.delta(*chain, bids=[(10, 3)])
+    vectors = ours.tick(1202)
+    assert (vectors.quality[0] & Quality.BOOK_GAP == 0) == is_whole
+    assert np.isnan(vectors.values[0, MICRO.features.index("mid_price")]) == (not is_whole)
+    assert ours.sides[0] == bids
+    assert ours[at.BOOK_EPOCH] == 1
+    ours.snapshot(90, [(9, 1)], [(11, 1)])
+    assert ours.tick(1203).quality[0] & Quality.BOOK_GAP == 0
 
 
 def test_an_older_snapshot_leaves_a_sound_book_alone() -> None:
