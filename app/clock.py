@@ -14,25 +14,36 @@ from __future__ import annotations
 from schemas.events import Event, Kind
 from schemas.topics import CLOCK_KEY
 from schemas.units import BASE_TICK_NS, NS_PER_S
+from tables.layout import BUCKETS
 
 SILENCE_MAX_NS = 3_600 * NS_PER_S
-"""Between two recordings of one archive, a longer silence is not filled with Ticks: the clock begins anew."""
+"""Inside one recording a silence up to this is filled with Ticks: somebody watched, and nothing happened."""
+PAUSE_MAX_NS = BUCKETS * BASE_TICK_NS
+"""Between two recordings of one archive nobody watched. Up to this, the reach of the windows, Ticks fill the pause."""
 
 
 class ClockLayer:
-    """Says which Ticks are due. `last_tick` is where an earlier recording of the same tape ended."""
+    """Says which Ticks are due. `last_tick` is where an earlier recording of the same tape ended.
+
+    Behind a longer pause or silence the clock begins anew with the one Tick at or below the first event. It is a hole
+    in the clock: the windows begin anew there, and that event has a bucket.
+    """
 
     def __init__(self, last_tick: int | None = None) -> None:
         self.last_tick = last_tick
         self._latest = 0
 
     def due(self, ts_recv: int) -> range:
-        """Ticks that stand before an event received at `ts_recv`. The first of all is above the first event."""
+        """Ticks that stand before an event received at `ts_recv`. The first of a tape is above its first event."""
+        longest = SILENCE_MAX_NS if self._latest else PAUSE_MAX_NS
         self._latest = max(self._latest, ts_recv)
-        last = self.last_tick
-        if last is None or ts_recv - last > SILENCE_MAX_NS:
-            self.last_tick = ts_recv - ts_recv % BASE_TICK_NS
+        floor = ts_recv - ts_recv % BASE_TICK_NS
+        if self.last_tick is None:
+            self.last_tick = floor
             return range(0)
+        if floor - self.last_tick > longest:
+            self.last_tick = floor
+            return range(floor, floor + BASE_TICK_NS, BASE_TICK_NS)
         return self._until(ts_recv)
 
     def close(self) -> range:

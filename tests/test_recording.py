@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from crafted import T0, delta, frames_every, import_to, market_events, snapshot, write_lines
 
-from app.clock import SILENCE_MAX_NS, ClockLayer
+from app.clock import PAUSE_MAX_NS, SILENCE_MAX_NS, ClockLayer
 from app.importer import import_recording
 from app.recording import CLOCK_JUMP_MAX_NS, Recording
 from schemas.errors import RecordingForeign, RecordingTorn, UnknownFormat, UsageError
@@ -128,9 +128,13 @@ def test_the_clock_fills_silence_but_not_the_time_between_recordings() -> None:
     assert len(clock.due(grid + SILENCE_MAX_NS)) == 36_000 - 3
     assert list(clock.close()) == [grid + SILENCE_MAX_NS + BASE_TICK_NS]
     assert list(ClockLayer().close()) == []
-    later = ClockLayer(last_tick=grid)
-    assert list(later.due(grid + SILENCE_MAX_NS + 2 * BASE_TICK_NS)) == []
-    assert list(later.close()) == [grid + SILENCE_MAX_NS + 3 * BASE_TICK_NS]
+    assert list(clock.due(grid + 2 * SILENCE_MAX_NS + 250_000_000)) == [grid + 2 * SILENCE_MAX_NS + 2 * BASE_TICK_NS]
+    soon, later = ClockLayer(last_tick=grid), ClockLayer(last_tick=grid)
+    assert len(soon.due(grid + PAUSE_MAX_NS + 1)) == 600
+    after = grid + PAUSE_MAX_NS + BASE_TICK_NS
+    assert list(later.due(after + 1)) == [after]
+    assert len(later.due(after + SILENCE_MAX_NS)) == 36_000
+    assert list(later.close()) == [after + SILENCE_MAX_NS + BASE_TICK_NS]
 
 
 def test_responses_wait_for_their_time_and_seconds_are_exact(tmp_path: Path) -> None:
