@@ -2,6 +2,7 @@
 
 Input: (key, value) messages for an explicit partition.
 Output: the offset of the last one.
+State: messages under way: librdkafka's queue, and what waits for room in it.
 Errors: DeliveryFailed when the broker refuses a message or has not acknowledged it within the delivery timeout.
 Units: offsets are Kafka offsets.
 Source: confluent-kafka `Producer.produce_batch` and delivery reports.
@@ -12,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -38,24 +39,25 @@ class DeliveryFailed(DependencyDown):
 class _Batch:
     """Counts the delivery reports of one batch and then completes its future on the loop."""
 
-    __slots__ = ("_error", "_last", "_left", "future", "loop", "topic")
-
     def __init__(self, topic: str, count: int) -> None:
-        self.topic = topic
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[int] = self.loop.create_future()
+        self._topic = topic
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[int] = self._loop.create_future()
+        self._lock = threading.Lock()
         self._left, self._last = count, -1
         self._error: KafkaError | None = None
 
-    def report(self, error: KafkaError | None, message: Message) -> None:
-        """One delivery report; called from the polling thread."""
-        if error is not None:
-            self._error = error
-        else:
-            self._last = max(self._last, message.offset() or 0)
-        self._left -= 1
-        if not self._left and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._finish)
+    def report(self, error: KafkaError | None, message: Message | None) -> None:
+        """One delivery report, or one message that was refused at once; from whichever thread."""
+        with self._lock:
+            if error is not None:
+                self._error = error
+            elif message is not None:
+                self._last = max(self._last, message.offset() or 0)
+            self._left -= 1
+            is_complete = not self._left
+        if is_complete and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
         if self.future.done():
@@ -63,7 +65,17 @@ class _Batch:
         if self._error is None:
             self.future.set_result(self._last)
         else:
-            self.future.set_exception(refused(self.topic, self._error.str()))
+            self.future.set_exception(refused(self._topic, self._error.str()))
+
+
+class _Waiting(NamedTuple):
+    """A message librdkafka has not taken yet."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    batch: _Batch
 
 
 def refused(topic: str, was: str) -> DeliveryFailed:
@@ -94,6 +106,8 @@ class Producer:
             },
             logger=logging.getLogger("librdkafka"),
         )
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name=f"{client_id}-delivery", daemon=True)
 
@@ -110,30 +124,38 @@ class Producer:
         self._producer.flush(POLL_S)
 
     def _poll(self) -> None:
+        """The polling thread: the only one in which delivery reports arrive."""
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
+            with self._lock:
+                self._hand_over()
 
     def enqueue(
         self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]
     ) -> asyncio.Future[int]:
         """Hand messages over, at least one. The future completes with the last one's offset when all are delivered.
 
-        Blocks while the queue (500,000 messages or 256 MiB) is full, at most for the delivery timeout.
+        Never blocks. What does not fit into librdkafka's queue (500,000 messages or 256 MiB) waits its turn outside:
+        callers await the future before they come with more. If the broker stays away, what is in the queue fails after
+        the delivery timeout, and with it the worker.
         """
         batch = _Batch(topic, len(messages))
-        deadline = time.monotonic() + DELIVERY_S
-        for key, value in messages:
-            while True:
-                try:
-                    self._producer.produce(topic, value, key, partition, on_delivery=batch.report)
-                    break
-                except BufferError:
-                    if time.monotonic() > deadline:
-                        raise refused(topic, "the queue stayed full") from None
-                    self._producer.poll(POLL_S)
-                except KafkaException as error:
-                    raise refused(topic, str(error.args[0])) from error
+        with self._lock:
+            self._waiting.extend(_Waiting(topic, partition, key, value, batch) for key, value in messages)
+            self._hand_over()
         return batch.future
+
+    def _hand_over(self) -> None:
+        """Give librdkafka what waits, in order, as far as its queue has room."""
+        while self._waiting:
+            topic, partition, key, value, batch = self._waiting[0]
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=batch.report)
+            except BufferError:
+                return
+            except KafkaException as error:
+                batch.report(error.args[0], None)
+            self._waiting.popleft()
 
     async def send(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
         """Returns when the broker has every message; none is fine."""
