@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import aclosing
 from typing import Any, cast
 
+from aiokafka.errors import IllegalStateError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, ConsumerMessage, Message
@@ -37,6 +38,9 @@ FETCH_RECORDS = 10_000
 
 FETCH_WAIT_MS = 100
 """How long the broker may hold back an answer without records."""
+
+AGAIN_S = 1.0
+"""How long a fetch is waited for that shows whether records are there."""
 
 Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
 HandOver = Callable[[], Awaitable[None]]
@@ -94,7 +98,8 @@ class Consumer(driver.Consumer):
     def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
         self._sources = transport.sources
         self._ledgers: dict[TP, Ledger] = {}
-        self._sought: dict[TP, int] = {}
+        self.missed = 0
+        """Offsets passed because the broker has no records there, since this consumer was made."""
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -104,35 +109,69 @@ class Consumer(driver.Consumer):
         """What was fetched, one message after another; batches only where each continues the one before it.
 
         Around a rebalance Faust drops messages it has fetched already, and moves on as if they had been processed. The
-        ledger does not: what does not continue it is fetched again.
+        ledger does not: what does not continue it is fetched again. The other partitions of the fetch are unaffected.
         """
         fetched = cast(AsyncGenerator[tuple[TP, Message], None], super().getmany(timeout))
+        dropped: set[TP] = set()
         async with aclosing(fetched):
             async for tp, message in fetched:
                 if message.topic in self._sources:
-                    if self.app.rebalancing or not await self._continues(tp, message):
+                    if self.app.rebalancing:
                         return
+                    if tp in dropped:
+                        continue
+                    if not self._continues(tp, message):
+                        dropped.add(tp)
+                        await self._fetch_again(tp)
+                        continue
                     self._read_offset[tp] = None  # Faust drops what is below it
                 yield tp, message
 
-    async def _continues(self, tp: TP, message: Message) -> bool:
-        """Note the batch if it continues the ledger. Otherwise seek to where the ledger ends."""
+    def _continues(self, tp: TP, message: Message) -> bool:
+        """Note the batch if it continues the ledger."""
         ledger, batch = self._ledgers.get(tp), cast(RawBatch, message.value)
-        if ledger is None:
+        if ledger is None or batch.offsets[0] != ledger.next:
             return False
-        if batch.offsets[0] != ledger.next:
-            if batch.offsets[0] < ledger.next or self._sought.get(tp) != ledger.next:
-                self._sought[tp] = ledger.next
-                await self.seek_wait({tp: ledger.next})
-                return False
-            logger.error(
-                "offsets %d to %d of %s partition %d are not on the broker any more: "
-                "its retention is shorter than this worker's lag",
-                ledger.next, batch.offsets[0] - 1, tp.topic, tp.partition,
-            )  # fmt: skip
-        self._sought.pop(tp, None)
         ledger.deliver(batch.offsets[-1])
         return True
+
+    async def _fetch_again(self, tp: TP) -> None:
+        """Seek to where the ledger ends; behind a hole, and say so, where the broker has no record at that offset.
+
+        A hole is one only if the broker's first offset is behind the ledger's end, or if a fetch that began there
+        brought a later one. Nobody else fetches meanwhile, and a rebalance begins new ledgers.
+        """
+        ledger = self._ledgers.get(tp)
+        if ledger is None:
+            return
+        try:
+            first = (await self.earliest_offsets(tp))[tp]
+            if first <= ledger.next:
+                await self.seek_wait({tp: ledger.next})
+                found = (await self._getmany({tp}, AGAIN_S)).get(tp)
+                first = found[0].offsets[0] if found else ledger.next
+            if self._ledgers.get(tp) is not ledger:
+                return
+            if first > ledger.next:
+                self._pass_hole(tp, ledger, first)
+            await self.seek_wait({tp: ledger.next})
+        except IllegalStateError:
+            if tp in self.assignment():
+                raise
+
+    def _pass_hole(self, tp: TP, ledger: Ledger, first: int) -> None:
+        """Go on behind records that are gone.
+
+        Nothing is put in their place. A book whose deltas were among them shows it: the next delta does not continue
+        the chain. Windows of trades do not: this error line is all there is to know it by.
+        """
+        self.missed += first - ledger.next
+        logger.error(
+            "offsets %d to %d of %s partition %d are not on the broker any more: "
+            "its retention is shorter than this worker's lag (%d offsets missed since the start)",
+            ledger.next, first - 1, tp.topic, tp.partition, self.missed,
+        )  # fmt: skip
+        ledger.next = first
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         fetched = await super()._getmany(active_partitions, timeout)
@@ -200,7 +239,6 @@ class Consumer(driver.Consumer):
             await self._thread.seek_to_beginning(*fresh)
             starts |= await self.earliest_offsets(*fresh)
         self._ledgers = {tp: Ledger(start or 0) for tp, start in starts.items()}
-        self._sought.clear()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Before partitions go to another worker: save and commit what is done, then forget them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import reduce
@@ -100,10 +101,10 @@ def broker() -> Iterator[str]:
         yield running.bootstrap
 
 
-def publish(broker: str, count: int) -> None:
+def publish(broker: str, count: int, partition: int = 0) -> None:
     publisher = Publisher(load_settings(brokers=broker))
     for number in range(count):
-        publisher.publish(TOPIC, 0, b"key", str(number).encode())
+        publisher.publish(TOPIC, partition, b"key", str(number).encode())
     publisher.flush()
 
 
@@ -116,7 +117,8 @@ async def running(
     app = faust.App(
         GROUP, broker=f"kafka://{broker}", datadir=folder, autodiscover=False, web_enabled=False,
         topic_allow_declare=False, topic_disable_leader=True, table_standby_replicas=0, stream_wait_empty=False,
-        consumer_auto_offset_reset="earliest", broker_session_timeout=1.5, broker_commit_interval=0.1,
+        consumer_auto_offset_reset="earliest", broker_session_timeout=1.5, broker_heartbeat_interval=0.3,
+        broker_commit_interval=0.1,
     )  # fmt: skip
     lanes = Lanes(run, Epoch(0.0, 1, asyncio.get_running_loop().time), failures.append)
 
@@ -150,12 +152,37 @@ async def take(raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> Tak
     return Taken(raw, is_first, ends_epoch, ack)
 
 
+async def commit_round(app: faust.App) -> None:
+    """Commit everything that may be committed now; the first call may only join a commit that began before."""
+    for _ in range(2):
+        await app.consumer.commit()
+
+
+def ledger_of(app: faust.App) -> Ledger:
+    assert isinstance(app.consumer, Consumer)
+    return app.consumer._ledgers[TP(TOPIC, 0)]
+
+
 def committed(broker: str) -> int:
     with Progress(broker, TOPIC, [GROUP], 1) as progress:
         return progress.committed()[0]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until_committed(broker: str, ends: list[int], seconds: float = 15.0) -> None:
+    """Until the group has committed exactly so far in every partition, and it never went beyond."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + seconds
+        with Progress(broker, TOPIC, [GROUP], len(ends)) as progress:
+            while (now := progress.committed()) != ends:
+                assert all(at <= end for at, end in zip(now, ends, strict=True)), now
+                assert time.monotonic() < deadline, f"{now} of {ends}"
+                time.sleep(0.02)
+
+    await asyncio.to_thread(wait)
+
+
+async def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         assert asyncio.get_running_loop().time() < deadline
@@ -173,12 +200,12 @@ def test_a_batch_that_is_not_acknowledged_holds_back_every_later_commit(broker: 
                 batch.ack()
 
     async def live() -> None:
-        async with running(broker, tmp_path, run):
+        async with running(broker, tmp_path, run) as (app, _, _):
             await until(lambda: len(taken) == 4)
-            await asyncio.sleep(0.5)
+            await commit_round(app)
             assert await asyncio.to_thread(committed, broker) == 10
             taken[1].ack()
-            await asyncio.sleep(0.5)
+            await commit_round(app)
             assert await asyncio.to_thread(committed, broker) == RECORDS
 
     asyncio.run(live())
@@ -197,9 +224,9 @@ def test_a_restart_reads_on_behind_the_last_commit(broker: str, tmp_path: Path) 
                 batch.ack()
 
     async def live(batches: int) -> None:
-        async with running(broker, tmp_path, run):
+        async with running(broker, tmp_path, run) as (app, _, _):
             await until(lambda: len(seen) == batches)
-            await asyncio.sleep(0.3)
+            await commit_round(app)
 
     asyncio.run(live(4))
     asyncio.run(live(6))
@@ -218,9 +245,9 @@ def test_a_bug_in_an_agent_is_reported_and_nothing_after_it_is_handed_over(broke
             batch.ack()
 
     async def live() -> None:
-        async with running(broker, tmp_path, run) as (_, _, failures):
-            await until(lambda: bool(failures))
-            await asyncio.sleep(0.5)
+        async with running(broker, tmp_path, run) as (app, _, failures):
+            await until(lambda: failures and ledger_of(app).next == RECORDS)
+            await commit_round(app)
             assert [type(error) for error in failures] == [ZeroDivisionError]
 
     asyncio.run(live())
@@ -241,40 +268,48 @@ def test_a_commit_waits_for_what_has_to_be_delivered_before_it(broker: str, tmp_
             batch.ack()
 
     async def live() -> None:
-        async with running(broker, tmp_path, run, before_commit):
-            await until(lambda: bool(asked))
-            await asyncio.sleep(0.5)
+        async with running(broker, tmp_path, run, before_commit) as (app, _, _):
+            await until(lambda: asked and ledger_of(app).committable() == RECORDS)
             assert await asyncio.to_thread(committed, broker) == 0
             delivered.set()
-            await asyncio.sleep(0.5)
-            assert await asyncio.to_thread(committed, broker) == RECORDS
+            await until_committed(broker, [RECORDS])
 
     asyncio.run(live())
 
 
-def test_what_was_fetched_and_dropped_is_fetched_again(broker: str, tmp_path: Path) -> None:
-    """Around a rebalance Faust loses fetched messages: its position is ahead, or behind, of what was handed over."""
-    seen: list[int] = []
+def test_what_was_fetched_and_dropped_is_fetched_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Around a rebalance Faust loses fetched messages: its positions are ahead of, or behind, what was handed over.
+
+    All three partitions at once: what one of them has to fetch again must not cost another its records.
+    """
+    partitions = range(3)
+    seen: dict[int, list[int]] = {partition: [] for partition in partitions}
 
     async def run(lane: Lane) -> None:
         async for batch in lane.batches(take):
-            seen.extend(batch.raw.offsets)
+            seen[lane.partition].extend(batch.raw.offsets)
             batch.ack()
 
-    async def live() -> None:
+    async def live(broker: str) -> None:
         async with running(broker, tmp_path, run) as (app, _, failures):
-            await until(lambda: len(seen) == RECORDS)
-            for position in (RECORDS + 5, 7, RECORDS + 50):
-                end = len(seen) + 20
-                await app.consumer.seek_wait({TP(TOPIC, 0): position})
-                await asyncio.to_thread(publish, broker, 20)
-                await until(lambda end=end: len(seen) >= end)
-            await asyncio.sleep(0.5)
+            end = RECORDS
+            await until(lambda: all(len(offsets) == end for offsets in seen.values()))
+            for step in range(6):
+                positions = {TP(TOPIC, p): (end + 5, 7, end + 50)[(step + p) % 3] for p in partitions}
+                await app.consumer.seek_wait(positions)
+                await asyncio.gather(*(asyncio.to_thread(publish, broker, 20, p) for p in partitions))
+                end += 20
+                await until(lambda end=end: all(len(offsets) >= end for offsets in seen.values()) or failures)
             assert failures == []
+            assert app.consumer.missed == 0
+            await until_committed(broker, [end] * 3)
 
-    asyncio.run(live())
-    assert seen == list(range(RECORDS + 60))
-    assert committed(broker) == RECORDS + 60
+    with EmbeddedBroker({TOPIC: 3}) as several:
+        for partition in partitions:
+            publish(several.bootstrap, RECORDS, partition)
+        asyncio.run(live(several.bootstrap))
+    assert [offsets == list(range(RECORDS + 120)) for offsets in seen.values()] == [True] * 3
+    assert not [record for record in caplog.records if record.name == "app.transport"]
 
 
 @pytest.mark.kafka
@@ -293,9 +328,9 @@ def test_what_the_broker_has_deleted_is_said_and_passed(
                 batch.ack()
 
     async def live(batches: int) -> None:
-        async with running(kafka, tmp_path, run):
+        async with running(kafka, tmp_path, run) as (app, _, _):
             await until(lambda: len(seen) == batches)
-            await asyncio.sleep(0.3)
+            await commit_round(app)
 
     asyncio.run(live(4))
     admin.delete_records([TopicPartition(TOPIC, 0, 25)])[TopicPartition(TOPIC, 0)].result()
@@ -304,7 +339,7 @@ def test_what_the_broker_has_deleted_is_said_and_passed(
     assert [offsets[0] for offsets in seen] == [0, 10, 20, 30, 25, 35]
     assert [record.getMessage() for record in caplog.records if record.name == "app.transport"] == [
         "offsets 10 to 24 of tape partition 0 are not on the broker any more: "
-        "its retention is shorter than this worker's lag"
+        "its retention is shorter than this worker's lag (15 offsets missed since the start)"
     ]
 
 
@@ -319,7 +354,7 @@ def test_a_lane_refuses_a_hole() -> None:
         lanes = Lanes(run, Epoch(1.0, 10, asyncio.get_running_loop().time), failures.append)
         for offsets in ([0, 1], [2, 3], [3, 4], [6]):
             await lanes.put(RawBatch(TOPIC, 0, offsets, [], []), 1, lambda: None)
-        await asyncio.sleep(0.05)
+        await until(lambda: failures)
         await lanes.close(1, 1)
         return failures
 
