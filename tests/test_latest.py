@@ -123,7 +123,7 @@ def test_the_agent_serves_topic_bytes_and_acknowledges_after(redis_url: str, tmp
         assert client.get(latest_key(FEATURE_SET.id, "V:E")) == values[1]
 
 
-def test_a_redis_that_is_full_is_waited_for_and_then_served() -> None:
+def test_a_redis_that_is_full_is_waited_for_and_then_served(caplog: pytest.LogCaptureFixture) -> None:
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory", "1")
         newest = [Latest("V:F", 1, b"f")]
@@ -131,7 +131,10 @@ def test_a_redis_that_is_full_is_waited_for_and_then_served() -> None:
         async def run() -> None:
             sink = RedisLatest(server.url, FEATURE_SET.id, 60)
             putting = asyncio.create_task(sink.put(newest))
-            await asyncio.sleep(0.3)
+            deadline = asyncio.get_running_loop().time() + 5
+            while "does not take" not in caplog.text:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.01)
             assert not putting.done()
             client.config_set("maxmemory", "0")
             await asyncio.wait_for(putting, 5)
