@@ -6,7 +6,7 @@ Output: `ImportReport`; accepted + refused = received, in frames, and every refu
 Units: ts in ns UTC; offsets dense per partition.
 Errors: UnknownFormat, those of `app.recording` and `replay.archive`, UsageError when the archive is already later.
 
-1. Survey the recording: instruments, and where the snapshots are.
+1. Survey the recording: instruments, where the snapshots are, and which streams tell the same trades.
 2. Read it again: a frame becomes events through the gate, or a dead letter.
 3. Hold deltas that a snapshot soon completes, lay Ticks before what was received after them.
 4. Write in chunks; memory does not grow with the recording.
@@ -141,6 +141,8 @@ class _Import:
             symbol = drafts[0].symbol or self._survey.sole_symbol
             if not symbol:
                 raise RecordRefused("snapshot-without-symbol")
+            if self._market.is_doubled(drafts[0], self._survey.symbols[symbol].trade_streams):
+                raise RecordRefused("trade-doubled")
             if drafts[0].kind is Kind.DELTA:
                 self._lanes[symbol].saw_delta()
             reader = self._readers.get(symbol) or self._begin(symbol, frame.ts_recv)

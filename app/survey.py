@@ -1,7 +1,7 @@
 """The first of an import's two passes: what must be known about a recording before its first record is laid.
 
 Input: a `Recording` and the declared format.
-Output: `Survey`: the instruments, and where each symbol's snapshots stand among its deltas.
+Output: `Survey`: the instruments, where each symbol's snapshots stand among its deltas, and its trade streams.
 Units: ts in ns UTC; ordinals count a symbol's deltas from 1.
 Errors: RecordingForeign when no more than half of it is of the declared format; those of `app.recording`.
 """
@@ -34,19 +34,22 @@ class SnapshotPlace(NamedTuple):
 
 @dataclass(slots=True)
 class SymbolSurvey:
-    """One symbol's needs, stated steps and snapshots."""
+    """One symbol's needs, stated steps, snapshots and trade streams."""
 
     needs: Needs = field(default_factory=Needs)
     snapshot_needs: Needs = field(default_factory=Needs)
     stated: Steps | None = None
     deltas: int = 0
     snapshots: list[SnapshotPlace] = field(default_factory=list)
+    trade_streams: set[str] = field(default_factory=set)
 
     def see(self, draft: Draft, ts_recv: int) -> None:
         """Take one draft into account."""
         self.needs.see(draft)
         if draft.kind is Kind.DELTA:
             self.deltas += 1
+        elif draft.kind is Kind.TRADE:
+            self.trade_streams.add(draft.stream)
         elif draft.kind is Kind.SNAPSHOT:
             self.snapshot_needs.see(draft)
             self.snapshots.append(SnapshotPlace(ts_recv, self.deltas, draft.body["sequence_last"]))

@@ -214,6 +214,27 @@ def test_a_corrupt_line_is_one_dead_letter(tmp_path: Path) -> None:
     assert letters[1].key == b"BINANCE_USDM:AUSDT"
 
 
+def trade(stream: str, number: int, symbol: str = "AUSDT") -> dict[str, Any]:
+    data = {"e": stream, "E": T0 // 10**6, "T": T0 // 10**6, "s": symbol, "a": number, "t": number, "p": "100.10",
+            "q": "2", "f": number, "l": number, "m": True, "X": "MARKET"}  # fmt: skip
+    return {"stream": f"{symbol.lower()}@{stream}", "data": data}
+
+
+def test_trades_of_two_streams_count_once(tmp_path: Path) -> None:
+    frames = frames_every(
+        10**6, trade("aggTrade", 1), trade("trade", 7), trade("trade", 8), trade("aggTrade", 2),
+        trade("aggTrade", 3, "BUSDT"),
+    )  # fmt: skip
+    report, tape = import_to(tmp_path, write_lines(tmp_path / "a.txt", frames))
+    assert (report.accepted, report.refused, report.received) == (3, {"trade-doubled": 2}, 5)
+    laid = [(e.key, e.body["trade_id"]) for e in market_events(tape) if e.kind is Kind.TRADE]
+    assert sorted(laid) == [("BINANCE_USDM:AUSDT", "7"), ("BINANCE_USDM:AUSDT", "8"), ("BINANCE_USDM:BUSDT", "3")]
+    letters = [letter for _, _, letter in ArchiveReader(tmp_path / "archive").dead_letters()]
+    assert [(each.offset, each.key, each.reason) for each in letters] == [
+        (1, b"BINANCE_USDM:AUSDT", "trade-doubled"), (4, b"BINANCE_USDM:AUSDT", "trade-doubled"),
+    ]  # fmt: skip
+
+
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.txt", frames_every(10**6, snapshot(5), *map(delta, range(6, 99))))
 

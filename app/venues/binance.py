@@ -11,6 +11,7 @@ Source: Binance API documentation, "Diff. Book Depth Streams", "How to manage a 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -101,6 +102,10 @@ class BinanceFormat:
                 continue
         return found
 
+    def is_doubled(self, draft: Draft, trade_streams: Container[str]) -> bool:
+        """Whether a draft repeats trades of another of its symbol's trade streams: aggTrade sums up those of trade."""
+        return draft.stream == "aggTrade" and "trade" in trade_streams
+
     def ts_event(self, data: dict[str, Any], *names: str) -> int:
         """ns of the first clock field that is there, else 0."""
         for name in names:
@@ -162,7 +167,8 @@ def _trade(market: BinanceFormat, symbol: str, data: dict[str, Any]) -> list[Dra
         "trade_id": str(trade_id), "is_block": False, "is_liquidation": False,
         "is_insurance": trade_type in _INSURANCE,
     }  # fmt: skip
-    return [_stated(Draft(symbol, market.ts_event(data, "T", "E"), Kind.TRADE, body), "price", "size")]
+    draft = Draft(symbol, market.ts_event(data, "T", "E"), Kind.TRADE, body, data["e"])
+    return [_stated(draft, "price", "size")]
 
 
 def _ticker_body(**known: Any) -> dict[str, Any]:

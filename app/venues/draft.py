@@ -56,12 +56,16 @@ TEXT_FIELDS: dict[Kind, tuple[tuple[str, Amount], ...]] = {
 
 
 class Draft(NamedTuple):
-    """A record before its numbers are read. `symbol` is empty where the frame does not name it."""
+    """A record before its numbers are read. `symbol` is empty where the frame does not name it.
+
+    `stream` is the venue's name of a trade's stream: it may tell the same trades on two.
+    """
 
     symbol: str
     ts_event: int
     kind: Kind
     body: dict[str, Any]
+    stream: str = ""
 
 
 class Steps(NamedTuple):
