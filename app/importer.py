@@ -188,7 +188,7 @@ class _Import:
     def _refuse(self, frame: Frame, symbol: str, reason: str) -> None:
         self._refused[reason] += 1
         key = self._market.key(symbol).encode() if symbol else b""
-        self._layer.refuse(DeadLetter(frame.source, 0, frame.line, key, reason, frame.payload))
+        self._layer.refuse(DeadLetter(frame.source, 0, frame.line, key, reason, frame.payload).bounded())
 
 
 def _fits(wanted: dict[str, Any], known: dict[str, Any]) -> bool:

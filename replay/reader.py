@@ -1,7 +1,7 @@
 """Reading an archive: tape batches of an exact size, vectors shown once, dead letters.
 
 Input: an archive as `replay.archive` writes it.
-Output: `Columns`, `Vectors`, dead letters, in offset order per partition.
+Output: `Columns`, `Vectors`, dead letters each once, in offset order per partition.
 State: none; memory is one row group (at most 65,536 records) plus one batch.
 Units: ts are ns UTC; offsets are Kafka offsets.
 Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: every
@@ -12,6 +12,7 @@ feature set).
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from replay import segments as files
 from replay.folder import hidden_segments, other_features, read_head, topics
+from replay.rows import letters_of
 from replay.segments import Segment, torn
 from schemas.arrow import from_table
 from schemas.codec import REFUSED_KEY, DeadLetter
@@ -140,10 +142,17 @@ class ArchiveReader:
         return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
 
     def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
-        """(partition, offset, letter) of every archived dead letter."""
+        """(partition, offset, letter) of every archived dead letter where it first stands.
+
+        A refused record that was delivered again has a letter again. Memory: a digest per letter.
+        """
+        seen: set[bytes] = set()
         for partition, table in self._tables(DEAD_LETTERS):
-            for offset, *fields in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                yield partition, offset, DeadLetter(*fields)
+            for offset, letter in zip(table["offset"].to_pylist(), letters_of(table), strict=True):
+                digest = hashlib.blake2b(repr(letter).encode(), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    yield partition, offset, letter
 
     def _tables(self, topic: str) -> Iterator[tuple[int, pa.Table]]:
         for partition in topics(self.path).get(topic, []):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.arrow import TAPE_SCHEMA, to_table
-from schemas.codec import DeadLetter
+from schemas.codec import DeadLetter, from_record, to_record
 from schemas.columns import Columns, Int64, starts_of
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
@@ -35,8 +35,11 @@ LETTER_SCHEMA = pa.schema(
         pa.field("key", pa.binary(), False),
         pa.field("reason", pa.string(), False),
         pa.field("original", pa.binary(), False),
+        pa.field("original_bytes", pa.int64(), False),
     ]
 )
+"""The fields of an Avro dead letter behind the offset of the letter itself, with whose names two would clash."""
+_LETTER_FIELDS = {"source_partition": "partition", "source_offset": "offset"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +182,21 @@ class LetterRows:
         return starts_of(np.array(sizes, np.int64))
 
     def table(self) -> pa.Table:
-        columns = list(zip(*self.letters, strict=True)) if self.letters else [()] * len(DeadLetter._fields)
+        records = [to_record(letter) for letter in self.letters]
         arrays = [pa.array(self.offset)]
-        arrays += [pa.array(list(c), f.type) for c, f in zip(columns, list(LETTER_SCHEMA)[1:], strict=True)]
+        for column in list(LETTER_SCHEMA)[1:]:
+            name = _LETTER_FIELDS.get(column.name, column.name)
+            arrays.append(pa.array([record[name] for record in records], column.type))
         return pa.Table.from_arrays(arrays, schema=LETTER_SCHEMA)
 
     def summary(self) -> Summary:
         return Summary(0, 0, None, ())
+
+
+def letters_of(table: pa.Table) -> list[DeadLetter]:
+    """Dead letters of archived rows."""
+    named = table.drop_columns("offset").rename_columns(_LETTER_FIELDS)
+    return [from_record(record) for record in named.to_pylist()]
 
 
 def vector_schema(feature_set: FeatureSet) -> pa.Schema:

@@ -24,7 +24,10 @@ REFUSED_KEY = "?"
 
 
 class DeadLetter(NamedTuple):
-    """A refused record. `source` is a topic or a recording's file name, `offset` an offset or a line number from 1."""
+    """A refused record. `source` is a topic or a recording's file name, `offset` an offset or a line number from 1.
+
+    `cut_bytes` counts what was cut off the end of `original`.
+    """
 
     source: str
     partition: int
@@ -32,6 +35,13 @@ class DeadLetter(NamedTuple):
     key: bytes
     reason: str
     original: bytes
+    cut_bytes: int = 0
+
+    def bounded(self) -> DeadLetter:
+        """The letter with no more of its key and original than is kept."""
+        kept = self.original[: limits.ORIGINAL_BYTES_MAX]
+        cut_bytes = self.cut_bytes + len(self.original) - len(kept)
+        return self._replace(key=self.key[: limits.KEY_BYTES_MAX], original=kept, cut_bytes=cut_bytes)
 
 
 class TapeCodec:
@@ -75,7 +85,8 @@ class TapeCodec:
             try:
                 builder.add(offset, self.decode(key, value))
             except RecordRefused as error:
-                refused.append(DeadLetter(source, partition, offset, key or b"", error.reason, value or b""))
+                letter = DeadLetter(source, partition, offset, key or b"", error.reason, value or b"")
+                refused.append(letter.bounded())
                 builder.add(offset, Event(REFUSED_KEY, 0, 0, Kind.REFUSED, {"reason": error.reason}))
         return builder.columns(), refused
 
@@ -92,14 +103,18 @@ class DeadLetterCodec:
 
     def decode(self, value: bytes) -> DeadLetter:
         """One dead letter."""
-        record = self._wire.decode(value)
-        return DeadLetter(*(record[name] for name in DeadLetter._fields))
+        return from_record(self._wire.decode(value))
 
 
 def to_record(letter: DeadLetter) -> dict[str, Any]:
     """Avro record of a dead letter, its key and original bytes bounded."""
-    record = letter._asdict()
-    record["key"] = letter.key[: limits.KEY_BYTES_MAX]
-    record["original"] = letter.original[: limits.ORIGINAL_BYTES_MAX]
-    record["original_bytes"] = len(letter.original)
+    record = letter.bounded()._asdict()
+    record["original_bytes"] = len(record["original"]) + record.pop("cut_bytes")
     return record
+
+
+def from_record(record: dict[str, Any]) -> DeadLetter:
+    """The inverse of `to_record`."""
+    fields = dict(record)
+    cut_bytes = fields.pop("original_bytes") - len(fields["original"])
+    return DeadLetter(**fields, cut_bytes=cut_bytes)

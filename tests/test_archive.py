@@ -121,6 +121,20 @@ def test_dead_letters_come_back(tmp_path: Path) -> None:
     assert [letter for _, _, letter in read] == letters
 
 
+def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) -> None:
+    """Those of two recordings that share a file name are two."""
+    first, second = (DeadLetter(TAPE, 1, i, b"k", "not-avro", b"x" * 5000) for i in range(2))
+    other = first._replace(original=b"y")
+    with live(tmp_path / "archive", 2) as writer:
+        writer.append_dead_letters(0, range(3), [first, second, first])
+        writer.flush()
+        writer.append_dead_letters(0, range(3, 5), [first, other])
+        writer.append_dead_letters(1, [0], [second])
+    read = list(ArchiveReader(tmp_path / "archive").dead_letters())
+    assert read == [(0, 0, first.bounded()), (0, 1, second.bounded()), (0, 4, other)]
+    assert read[0][2].cut_bytes == 5000 - 4096
+
+
 def test_live_writer_continues_and_skips_what_it_has(tmp_path: Path) -> None:
     path, whole = tmp_path / "archive", tape(market(3, 500, 3), 1)[0]
     with live(path, 1, 100) as writer:
