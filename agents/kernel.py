@@ -93,13 +93,13 @@ def fold(row: Int64, kind: int, ts_event: int, ts_recv: int, body: Int64, start:
     if ts_event != 0:
         row[at.FEED_DELAY] = ts_recv - ts_event
     if kind == _DELTA:
-        apply_delta(row, body, start)
+        apply_delta(row, body, start, ts_event)
     elif kind == _TRADE:
         # Neither meets the book: blocks are agreed elsewhere, the insurance fund takes over positions.
         if body[start + _IS_BLOCK] == 0 and body[start + _IS_INSURANCE] == 0:
             add_trade(row, body[start], body[start + 1], body[start + _SIDE])
     elif kind == _SNAPSHOT:
-        apply_snapshot(row, body, start)
+        apply_snapshot(row, body, start, ts_event)
     elif kind == _TICKER:
         for field, place in _TOLD:
             if body[start + field] != ABSENT:
@@ -113,6 +113,9 @@ def fold(row: Int64, kind: int, ts_event: int, ts_recv: int, body: Int64, start:
 def pass_tick(row: Int64, time: int) -> bool:
     """Advance one symbol to Tick `time`; False for a late or doubled Tick and for a symbol without Instrument."""
     if row[at.HAS_INSTRUMENT] == 0 or time <= row[at.TICK]:
+        return False
+    if row[at.TICK] == 0 and time <= row[at.LAST_TS]:
+        # Late, too, though this symbol has seen no Tick before: it would open a bucket before what is already known.
         return False
     if is_hole(row, time):
         doubt(row)

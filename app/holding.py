@@ -13,32 +13,42 @@ Source: Binance API documentation, "How to manage a local order book correctly".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from app.survey import SnapshotPlace
 from schemas.events import Event, Kind
 from schemas.units import NS_PER_S
+from tables.layout import SEQUENCE_RESET_NS
 
 HELD_MAX_NS = 5 * NS_PER_S
 DELTAS_HELD_MAX = 10_000
 
 
 class Chain:
-    """Both chain rules: futures name the previous sequence (`pu`), spot counts on from the last one."""
+    """Both chain rules: futures name the previous sequence (`pu`), spot counts on from the last one.
+
+    The same rules as in `tables.book`, so that what is held is what the book will need.
+    """
 
     def __init__(self) -> None:
         self._last: int | None = None
         self._is_fresh = False
+        self._ts_event = self._ts = 0
 
-    def snapshot(self, sequence_last: int) -> None:
+    def snapshot(self, event: Event) -> None:
         """Begin at a snapshot, unless the book is whole and newer than it."""
-        if self._last is None or sequence_last >= self._last:
-            self._last, self._is_fresh = sequence_last, True
+        sequence = event.body["sequence_last"]
+        if self._last is None or sequence >= self._last or not self._is_late(event):
+            self._last, self._is_fresh = sequence, True
+            self._applied(event)
 
-    def delta(self, body: dict[str, Any]) -> bool:
+    def delta(self, event: Event) -> bool:
         """Whether the book is whole after a delta."""
+        body = event.body
         last, first, to, previous = self._last, body["sequence_first"], body["sequence_last"], body["sequence_previous"]
         if last is None:
+            return False
+        if to < last and self._ts_event and event.ts_event - self._ts_event > SEQUENCE_RESET_NS:
+            self._last = None
             return False
         if to < last or (to == last and (previous is None or not self._is_fresh)):
             return True
@@ -47,7 +57,16 @@ class Chain:
         else:
             follows = previous == last or (self._is_fresh and first <= last)
         self._last, self._is_fresh = (to if follows else None), False
+        self._applied(event)
         return follows
+
+    def _is_late(self, snapshot: Event) -> bool:
+        if snapshot.ts_event and self._ts_event:
+            return snapshot.ts_event <= self._ts_event
+        return snapshot.ts_recv - self._ts <= SEQUENCE_RESET_NS
+
+    def _applied(self, event: Event) -> None:
+        self._ts_event, self._ts = event.ts_event, max(self._ts, event.ts_recv)
 
 
 class Lane:
@@ -80,7 +99,7 @@ class Lane:
             self._ahead.pop()
         laid = []
         if snapshot is not None:
-            self._chain.snapshot(snapshot.body["sequence_last"])
+            self._chain.snapshot(snapshot)
             laid.append(snapshot)
         held, self._held = self._held, []
         for ordinal, event in held:
@@ -88,7 +107,7 @@ class Lane:
         return laid
 
     def _place_delta(self, ordinal: int, event: Event) -> list[Event]:
-        if not self._chain.delta(event.body) and self._follows_snapshot(ordinal, event):
+        if not self._chain.delta(event) and self._follows_snapshot(ordinal, event):
             self._held.append((ordinal, event))
             return []
         return [event]

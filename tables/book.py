@@ -4,6 +4,7 @@ Input: the body of a Snapshot or a Delta inside `Columns.body`.
 State: BOOK_STATE and two sides, each ranks ascending (best at the end) and sizes; updates near the best move little.
 Output: whether a record was applied; order flow and level changes are added to the open bucket.
 Units: prices in ticks, sizes in lots.
+A sequence that falls while the venue's clock goes on is a new sequence: the venue was reset.
 Source: Binance, "How to manage a local order book correctly" (futures: U, u, pu; spot: U, u). Cont, Kukanov, Stoikov,
 "The price impact of order book events" (2014), for the order flow of the best level.
 """
@@ -133,10 +134,18 @@ def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whol
 
 
 @inner
-def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
+def is_late(row: Int64, ts_event: int) -> bool:
+    """Whether a Snapshot of a lower sequence may have come late, rather than begun a new sequence of the venue's."""
+    if ts_event != 0 and row[at.BOOK_VENUE_TS] != 0:
+        return bool(ts_event <= row[at.BOOK_VENUE_TS])
+    return bool(row[at.LAST_TS] - row[at.BOOK_TS] <= at.SEQUENCE_RESET_NS)
+
+
+@inner
+def apply_snapshot(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
     """Replace the book, unless it is whole and newer than the Snapshot."""
     sequence = body[start]
-    if is_whole(row) and sequence < row[at.SEQUENCE]:
+    if is_whole(row) and sequence < row[at.SEQUENCE] and is_late(row, ts_event):
         return False
     row[at.BID_COUNT] = 0
     row[at.ASK_COUNT] = 0
@@ -148,14 +157,18 @@ def apply_snapshot(row: Int64, body: Int64, start: int) -> bool:
     row[at.BOOK_EPOCH] += 1
     row[at.BOOK_BIRTH] = 0
     row[at.BOOK_TS] = row[at.LAST_TS]
+    row[at.BOOK_VENUE_TS] = ts_event
     return True
 
 
 @inner
-def continues(row: Int64, first: int, last: int, previous: int) -> int:
-    """1: the Delta is the next of the chain, 0: it is older than the book, -1: one before it is missing."""
+def continues(row: Int64, first: int, last: int, previous: int, ts_event: int) -> int:
+    """1: the Delta is the next of the chain, 0: it is older than the book, -1: one lacks or the sequence is new."""
     sequence = row[at.SEQUENCE]
     chained = previous != ABSENT
+    # Where the venue gives no time, no Delta can be told from a repeat; the next Snapshot shows the new sequence.
+    if last < sequence and row[at.BOOK_VENUE_TS] != 0 and ts_event - row[at.BOOK_VENUE_TS] > at.SEQUENCE_RESET_NS:
+        return -1
     if row[at.BOOK_STATE] == at.SNAPSHOT_ONLY:
         if last < sequence or (last == sequence and not chained):
             return 0
@@ -169,11 +182,11 @@ def continues(row: Int64, first: int, last: int, previous: int) -> int:
 
 
 @inner
-def apply_delta(row: Int64, body: Int64, start: int) -> bool:
+def apply_delta(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
     """Apply a Delta that continues the chain; where one is missing the book is in gap until the next Snapshot."""
     if row[at.BOOK_STATE] == at.GAP:
         return False
-    step = continues(row, body[start], body[start + 1], body[start + 2])
+    step = continues(row, body[start], body[start + 1], body[start + 2], ts_event)
     if step < 0:
         empty(row)
     if step <= 0:
@@ -200,6 +213,7 @@ def apply_delta(row: Int64, body: Int64, start: int) -> bool:
     row[at.BOOK_STATE] = at.SYNCED
     row[at.BOOK_DOUBT] = 0
     row[at.BOOK_TS] = row[at.LAST_TS]
+    row[at.BOOK_VENUE_TS] = ts_event
     return True
 
 

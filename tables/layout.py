@@ -30,26 +30,28 @@ BOOK_BIRTH = 7
 """Time of the first Tick after the last applied Snapshot, or after the Delta that ended a doubt."""
 BOOK_TS = 8
 """Time of the last applied Snapshot or Delta."""
-BID_COUNT = 9
-ASK_COUNT = 10
-HAS_INSTRUMENT = 11
-PRICE_SCALE = 12
-TICK_SIZE = 13
-SIZE_SCALE = 14
-LOT_SIZE = 15
-INDEX_SCALE = 16
-CONTRACT = 17
-CONTRACT_VALUE = 18
-IS_PERPETUAL = 19
-BOOK_DOUBT = 20
+BOOK_VENUE_TS = 9
+"""ts_event of the last applied Snapshot or Delta, 0 where the venue gave none."""
+BID_COUNT = 10
+ASK_COUNT = 11
+HAS_INSTRUMENT = 12
+PRICE_SCALE = 13
+TICK_SIZE = 14
+SIZE_SCALE = 15
+LOT_SIZE = 16
+INDEX_SCALE = 17
+CONTRACT = 18
+CONTRACT_VALUE = 19
+IS_PERPETUAL = 20
+BOOK_DOUBT = 21
 """1 after a hole in the clock: whether the book missed anything, only the next Snapshot or Delta can say."""
 # From here to FEED_DELAY, ABSENT means: no record has told it.
-MARK_PRICE = 21
-INDEX_PRICE = 22
-OPEN_INTEREST = 23
-FUNDING_RATE = 24
-NEXT_FUNDING_TS = 25
-FEED_DELAY = 26
+MARK_PRICE = 22
+INDEX_PRICE = 23
+OPEN_INTEREST = 24
+FUNDING_RATE = 25
+NEXT_FUNDING_TS = 26
+FEED_DELAY = 27
 """ts_recv - ts_event of the last event with a venue time, ns."""
 HEADER_SIZE = 64
 
@@ -61,6 +63,8 @@ GAP = 0
 SNAPSHOT_ONLY = 1
 """The book is a Snapshot's; the first Delta of the chain is still to come."""
 SYNCED = 2
+SEQUENCE_RESET_NS = NS_PER_S
+"""How much later than the book a record of a lower sequence must be, to show that the venue began a new sequence."""
 
 # CONTRACT, in the order of the Avro enum
 SPOT = 0

@@ -28,6 +28,7 @@ class DictBook:
         self.asks: dict[int, int] = {}
         self.sequence, self.is_fresh, self.epoch = None, False, 0
         self.is_doubtful = False
+        self.venue_ts = self.ts = 0
 
     @property
     def is_whole(self) -> bool:
@@ -37,17 +38,24 @@ class DictBook:
         bid, ask = max(self.bids, default=-math.inf), min(self.asks, default=math.inf)
         return bid, self.bids.get(bid, 0), ask, self.asks.get(ask, 0)
 
-    def snapshot(self, body: dict[str, Any]) -> bool:
-        if self.is_whole and body["sequence_last"] < self.sequence:
+    def may_be_late(self, venue_ts: int, ts: int) -> bool:
+        """Whether a Snapshot below the book's sequence is older, not the first of a new sequence."""
+        return venue_ts <= self.venue_ts if venue_ts and self.venue_ts else ts - self.ts <= S
+
+    def snapshot(self, body: dict[str, Any], venue_ts: int = 0, ts: int = 0) -> bool:
+        if self.is_whole and body["sequence_last"] < self.sequence and self.may_be_late(venue_ts, ts):
             return False
         self.bids, self.asks = ({each["price"]: each["size"] for each in body[side]} for side in ("bids", "asks"))
         self.sequence, self.is_fresh, self.epoch = body["sequence_last"], True, self.epoch + 1
-        self.is_doubtful = False
+        self.is_doubtful, self.venue_ts, self.ts = False, venue_ts, ts
         return True
 
-    def delta(self, body: dict[str, Any]) -> tuple[int, int] | None:
+    def delta(self, body: dict[str, Any], venue_ts: int = 0, ts: int = 0) -> tuple[int, int] | None:
         """(order flow, levels changed) of an applied Delta."""
         known, first, last, previous = self.sequence, *(body[f"sequence_{x}"] for x in ("first", "last", "previous"))
+        if known is not None and last < known and self.venue_ts and venue_ts > self.venue_ts + S:
+            self.sequence, self.bids, self.asks = None, {}, {}
+            return None
         if known is None or last < known or (last == known and (previous is None or not self.is_fresh)):
             return None
         joins = first <= known + 1 if previous is None else first <= known
@@ -65,6 +73,7 @@ class DictBook:
                     del side[price]
         bid, q, ask, r = self.best()
         self.sequence, self.is_fresh, self.is_doubtful = last, False, False
+        self.venue_ts, self.ts = venue_ts, ts
         return q * (bid >= bid0) - q0 * (bid <= bid0) - r * (ask <= ask0) + r0 * (ask >= ask0), changes
 
 
@@ -87,7 +96,7 @@ class Symbol:
         self.told: dict[str, int | None] = {}
 
     def pass_tick(self, time: int) -> bool:
-        if self.instrument is None or time <= self.tick:
+        if self.instrument is None or time <= (self.tick or self.ts):
             return False
         if self.tick and time - self.tick > 60 * S:
             self.birth, self.book_birth, self.mids, self.book.is_doubtful = 0, 0, [], True
@@ -110,9 +119,9 @@ def take(symbol: Symbol, event: Event) -> None:
         return
     if event.ts_event:
         symbol.told["delay"] = event.ts_recv - event.ts_event
-    if kind is Kind.SNAPSHOT and symbol.book.snapshot(body):
+    if kind is Kind.SNAPSHOT and symbol.book.snapshot(body, event.ts_event, symbol.ts):
         symbol.book_ts, symbol.book_birth = symbol.ts, 0
-    elif kind is Kind.DELTA and (applied := symbol.book.delta(body)) is not None:
+    elif kind is Kind.DELTA and (applied := symbol.book.delta(body, event.ts_event, symbol.ts)) is not None:
         symbol.changes.append((symbol.ts, *applied))
         symbol.book_ts = symbol.ts
     if kind in (Kind.SNAPSHOT, Kind.DELTA):

@@ -1,4 +1,4 @@
-"""Seeded streams of one partition with all that happens to it: gaps, repeats, late Ticks, odd books, silence, holes."""
+"""Seeded streams of one partition with all that happens to it: gaps, repeats, late Ticks, odd books, resets, holes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Market:
         return self.event(ts, Kind.SNAPSHOT, {"sequence_last": max(sequence, 0), "bids": bids, "asks": asks})
 
     def delta(self, ts: int) -> Event:
-        known, roll = self.sequence, self.chance.random()
+        roll = self.chance.random()
+        if 0.5 < roll < 0.504:  # the venue begins a new sequence
+            self.sequence //= 2
+        known = self.sequence
         if roll < 0.02:  # some Deltas are lost
             known += 7
         first, last = known + 1, known + self.chance.randrange(1, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,6 +258,41 @@ def test_an_older_snapshot_leaves_a_sound_book_alone() -> None:
     ours.snapshot(105, [(5, 5)], [])
     assert ours.sides == ([(5, 5)], [])
     assert ours[at.BOOK_EPOCH] == 2
+
+
+SECOND = 1_000_000_000
+RESETS = [
+    # (ts_event, ts_recv) of a Snapshot or Delta at 50; the book is at 102, received at 10 s, venue time 9 s
+    ("snapshot", 9, 60, 102, "not later for the venue: it came late"),
+    ("snapshot", 9.001, 10, 50, "later for the venue"),
+    ("snapshot", 0, 11, 102, "no venue time, received soon after"),
+    ("snapshot", 0, 11.001, 50, "no venue time, received long after"),
+    ("delta", 10, 60, 102, "soon after: out of order at most"),
+    ("delta", 10.001, 10, None, "later for the venue"),
+    ("delta", 0, 60, 102, "no venue time: nothing tells it from a repeat"),
+    ("delta", 8, 60, 102, "a repeat"),
+]
+
+
+@pytest.mark.parametrize(("kind", "ts_event", "ts_recv", "sequence", "why"), RESETS)
+def test_a_venue_that_begins_a_new_sequence_does_not_freeze_the_book(
+    kind: str, ts_event: float, ts_recv: float, sequence: int | None, why: str
+) -> None:
+    ours, naive = Book(), DictBook()
+    before = {"sequence_last": 100, "bids": _side([(10, 1)]), "asks": _side([(11, 1)])}
+    chain = {"sequence_first": 101, "sequence_last": 102, "sequence_previous": 100}
+    lower: dict[str, Any] = {"sequence_first": 50, "sequence_last": 50, "sequence_previous": 49}
+    sides: dict[str, Any] = {"bids": _side([(10, 3)]), "asks": []}
+    lower = lower | sides if kind == "delta" else {"sequence_last": 50, **sides}
+    for venue_s, recv_s, each, body in (
+        (8, 9, "snapshot", before), (9, 10, "delta", chain | sides), (ts_event, ts_recv, kind, lower),
+    ):  # fmt: skip
+        venue_ts, ts = int(venue_s * SECOND), int(recv_s * SECOND)
+        ours.take(Event(KEY, venue_ts, ts, Kind[each.upper()], body))
+        getattr(naive, each)(body, venue_ts, ts)
+    assert naive.sequence == sequence, why
+    assert (ours[at.SEQUENCE] if ours[at.BOOK_STATE] != at.GAP else None) == sequence, why
+    assert dict(ours.sides[0]) == naive.bids
 
 
 def test_of_one_price_named_twice_in_a_delta_the_last_counts() -> None:
