@@ -29,7 +29,7 @@ from app.config import Settings
 from app.producer import DeliveryFailed, Producer
 from app.redis_latest import RedisLatest
 from app.topics import changelog_topic, groups, wire_topic
-from app.transport import FETCH_RECORDS, Transport
+from app.transport import FETCH_RECORDS, Consumer, Transport
 from replay.archive import live
 from schemas import feature_sets
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
@@ -60,9 +60,17 @@ class Role:
     app: faust.App
     lanes: Lanes
 
-    async def close(self) -> None:
-        """Save, acknowledge and commit what was read; nothing more is read from this assignment."""
-        await self.lanes.close(self.app.consumer_generation_id, CLOSE_S)
+    async def close(self) -> bool:
+        """Save and acknowledge what was read; nothing more is read then. False if a lane was cut off."""
+        return await self.lanes.close(self.app.consumer_generation_id, CLOSE_S)
+
+    async def commit(self) -> bool:
+        """Commit what is acknowledged. False if the broker does not have it."""
+        consumer = self.app.consumer
+        assert isinstance(consumer, Consumer)
+        for _ in range(2):  # the first may only wait for one that began earlier
+            await consumer.commit()
+        return not consumer.uncommitted()
 
 
 class Pulse:

@@ -43,7 +43,7 @@ AGAIN_S = 1.0
 """How long a fetch is waited for that shows whether records are there."""
 
 Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
-HandOver = Callable[[], Awaitable[None]]
+HandOver = Callable[[], Awaitable[object]]
 
 
 class Ledger:
@@ -98,6 +98,7 @@ class Consumer(driver.Consumer):
     def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
         self._sources = transport.sources
         self._ledgers: dict[TP, Ledger] = {}
+        self._on_broker: dict[TP, int] = {}
         self.missed = 0
         """Offsets passed because the broker has no records there, since this consumer was made."""
         super().__init__(transport, *args, **kwargs)
@@ -225,6 +226,18 @@ class Consumer(driver.Consumer):
             return super()._new_offset(tp)
         ledger = self._ledgers.get(tp)
         return None if ledger is None else ledger.committable()
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Faust notes offsets as committed even if the broker refused them; we do not."""
+        is_done = bool(await super()._commit(offsets))
+        if is_done:
+            self._on_broker.update(offsets)
+        return is_done
+
+    def uncommitted(self) -> set[TP]:
+        """Partitions with acknowledged batches whose commit the broker has not confirmed."""
+        ends = {tp: ledger.committable() for tp, ledger in self._ledgers.items()}
+        return {tp for tp, end in ends.items() if end is not None and self._on_broker.get(tp) != end}
 
     async def _handle_attached(self, commit_offsets: Mapping[TP, int]) -> None:
         await super()._handle_attached(commit_offsets)

@@ -4,7 +4,7 @@ Input: the topics of `app.topics` on the broker.
 Output: vectors and dead letters on their topics; the newest vectors in Redis; the archive.
 State: `data_dir`: one RocksDB per partition; a lock file, for two workers cannot share it.
 Errors: DependencyDown when broker or Redis do not answer at the start; UsageError for settings that cannot be; whatever
-    an agent raises ends the worker, before anything more is acknowledged.
+    an agent raises ends the worker, before anything more is acknowledged; StopFailed when the last commit failed.
 Units: seconds.
 """
 
@@ -25,7 +25,7 @@ from app.config import Settings
 from app.redis_latest import check_redis
 from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
 from app.topics import ROLES, ensure_topics
-from schemas.errors import OnetapeError, UsageError
+from schemas.errors import CheckFailed, OnetapeError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +38,37 @@ QUIET: Final = {
 }
 
 
+class StopFailed(CheckFailed):
+    """The worker has stopped, but what it read last will be read again."""
+
+
 def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
-    """Run until SIGTERM or SIGINT, then stop cleanly; returns 0. Errors: as the module says."""
+    """Run until SIGTERM or SIGINT, then stop cleanly; returns 0. Errors: as the module says.
+
+    A signal that comes before anything was read is a clean stop as well: SystemExit with 0.
+    """
     _log(settings.log_level)
-    ensure_topics(settings)
-    if "latest" in roles:
-        check_redis(settings.redis_url)
-    with _owned(settings.data_dir):
-        asyncio.run(_serve(settings, roles))
+    with _stoppable():
+        ensure_topics(settings)
+        if "latest" in roles:
+            check_redis(settings.redis_url)
+        with _owned(settings.data_dir):
+            asyncio.run(_serve(settings, roles))
     return 0
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the program with 0 until `_serve` takes it over."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _log(level: str) -> None:
@@ -119,8 +141,9 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
                 if role.app.crashed:
                     fail(role.app.crash_reason or RuntimeError("Faust stopped without a reason"))
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), BEAT_S)
-        await _stop(started, starting, is_clean=not failures)
+                async with asyncio.timeout(BEAT_S):
+                    await stop.wait()
+        failures += await _stop(started, starting, is_clean=not failures)
         if failures:
             raise failures[0]
 
@@ -132,20 +155,31 @@ async def _guarded_start(role: Role, fail: Fail) -> None:
         fail(error)
 
 
-async def _stop(roles: Sequence[Role], starting: Sequence[asyncio.Task[None]], is_clean: bool) -> None:
-    """Stop the apps; a clean stop saves and commits first."""
-
-    async def one(role: Role) -> None:
-        await role.close()
-        if is_clean and role.app.consumer.assignment():
-            await role.app.consumer.commit()
-        await role.app.stop()
-
+async def _stop(roles: Sequence[Role], starting: Sequence[asyncio.Task[None]], is_clean: bool) -> list[BaseException]:
+    """Stop the apps; a clean stop saves and commits first. Returns what went wrong with that."""
     for task in starting:
-        if not task.done():
-            task.cancel()
-    stopping = [asyncio.create_task(one(role)) for role in roles]
-    if stopping:
-        _, late = await asyncio.wait(stopping, timeout=CLOSE_S + STOP_S)
-        for task in late:
-            task.cancel()
+        task.cancel()
+    if starting:
+        await asyncio.wait(starting, timeout=STOP_S)
+    stopped = await asyncio.gather(*(_stop_role(role, is_clean) for role in roles), return_exceptions=True)
+    return [error for error in stopped if error is not None]
+
+
+async def _stop_role(role: Role, is_clean: bool) -> None:
+    """Errors: StopFailed when not everything that was read is saved and committed."""
+    app, is_saved = role.app, False
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S + STOP_S):
+                is_saved = await role.close()
+                if is_clean and app.consumer.started and app.consumer.assignment():
+                    is_saved = await role.commit() and is_saved
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await app.stop()
+    if is_clean and not is_saved:
+        raise StopFailed(
+            "the last batches were not saved and committed", expected=f"all of it within {CLOSE_S + STOP_S:g} s",
+            was="a stop that had to leave some of it", action="start it again: it continues from what is committed",
+        )  # fmt: skip
