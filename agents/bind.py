@@ -18,6 +18,7 @@ from mode import CrashingSupervisor
 
 from agents.lanes import Ack, Lane, Lanes
 from agents.ports import RawBatch
+from schemas import limits
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
 from schemas.columns import Columns
 from schemas.errors import CheckFailed, RecordRefused
@@ -179,11 +180,16 @@ class ArchiveReader:
     prefix: str = field(default="")
 
     async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> ArchivedBatch:
-        """The batch. Errors: CheckFailed for a message that only our own agents could have written and did not."""
+        """The batch. Errors: CheckFailed for a message on a features topic that is no vector.
+
+        An archive has a row for every offset, and there is no vector that would stand for nothing: it would count in a
+        parity check. Among dead letters there is: a foreign message is archived as one that names its own topic.
+        """
         topic = raw.topic.removeprefix(self.prefix)
         try:
             rows = self._decode(topic, raw)
         except RecordRefused as error:
+            logger.error("%s partition %d cannot be archived: %s", raw.topic, raw.partition, error.reason)
             raise CheckFailed(
                 f"{raw.topic} partition {raw.partition} holds a message that cannot be archived",
                 expected="messages written by onetape", was=error.reason,
@@ -194,7 +200,16 @@ class ArchiveReader:
     def _decode(self, topic: str, raw: RawBatch) -> Columns | Vectors | list[DeadLetter]:
         if topic == TAPE:
             return self.tape.decode_batch(TAPE, raw.partition, raw.offsets, raw.keys, raw.values)[0]
-        values = [value or b"" for value in raw.values]
         if topic == DEAD_LETTERS:
-            return [self.letters.decode(value) for value in values]
-        return self.vectors[topic].decode(values)
+            return [self._letter(raw, i) for i in range(len(raw.offsets))]
+        return self.vectors[topic].decode([value or b"" for value in raw.values])
+
+    def _letter(self, raw: RawBatch, i: int) -> DeadLetter:
+        """A dead letter as it was written; around a foreign message a new one."""
+        value = raw.values[i] or b""
+        try:
+            return self.letters.decode(value)
+        except RecordRefused as error:
+            logger.error("%s partition %d offset %d is no dead letter", raw.topic, raw.partition, raw.offsets[i])
+            key, original = (raw.keys[i] or b"")[: limits.KEY_BYTES_MAX], value[: limits.ORIGINAL_BYTES_MAX]
+            return DeadLetter(DEAD_LETTERS, raw.partition, raw.offsets[i], key, error.reason, original)

@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 from tapes import market, tape
 
+from agents.bind import ArchiveReader as ArchiveBatches
+from agents.ports import RawBatch
 from app.archive_files import ArchiveFiles
 from replay import segments
 from replay.archive import live
 from replay.audit import audit
 from replay.reader import ArchiveReader
+from schemas import limits
+from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
 from schemas.columns import Columns, to_events
-from schemas.topics import TAPE
+from schemas.registry import open_registry
+from schemas.topics import DEAD_LETTERS, TAPE
 
 WHOLE = tape(market(3, 2_000, 8), 1)[0]
 SLOW_S = 0.3
@@ -144,3 +149,31 @@ def test_a_flush_writes_its_own_partition_only(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert audit(path).offsets == len(first) + len(second)
+
+
+def test_a_foreign_message_among_the_dead_letters_is_archived_as_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bad input never stops the worker: every offset gets its row, and a log line tells which is foreign."""
+    registry = open_registry(str(tmp_path / "schemas.json"))
+    letters = DeadLetterCodec(registry)
+    ours = DeadLetter(TAPE, 1, 7, b"A:B", "undecodable", b"bytes")
+    other = ours._replace(offset=8)
+    values = [letters.encode(ours), b"garbage" * 1_000, None, letters.encode(other)]
+    raw = RawBatch("live." + DEAD_LETTERS, 0, [4, 5, 6, 7], [b"", b"k" * 100, None, b""], values)
+    reader = ArchiveBatches(TapeCodec(registry), letters, {}, "live.")
+
+    async def run() -> None:
+        with live(tmp_path / "archive", 1) as writer, ArchiveFiles(writer) as sink:
+            await sink.append(await reader(raw, True, True, lambda: None))
+
+    asyncio.run(run())
+    found = list(ArchiveReader(tmp_path / "archive").dead_letters())
+    assert [(partition, offset) for partition, offset, _ in found] == [(0, offset) for offset in raw.offsets]
+    assert [letter for _, _, letter in found][::3] == [ours, other]
+    assert [(each.source, each.partition, each.offset) for _, _, each in found][1:3] == [
+        (DEAD_LETTERS, 0, 5),
+        (DEAD_LETTERS, 0, 6),
+    ]
+    assert [len(each.original) for _, _, each in found] == [5, limits.ORIGINAL_BYTES_MAX, 0, 5]
+    assert "partition 0 offset 5 is no dead letter" in caplog.text
