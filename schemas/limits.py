@@ -15,6 +15,9 @@ RECORD_LEVELS_MAX = 20_000
 LEVELS_MAX = 8192
 """Levels one side of a book keeps; beyond it the farthest level is dropped."""
 
+SYMBOLS_MAX = 20_000
+"""Symbols of one partition, at least 60 KB of memory each; at one more the worker stops, and acknowledges nothing."""
+
 PRICE_TICKS_MAX = 1 << 40
 SIZE_LOTS_MAX = 1 << 40
 TRADE_VALUE_MAX = 1 << 53

@@ -2,7 +2,8 @@
 
 State: rows [capacity, ROW_SIZE] in memory that becomes real when touched; names, and which symbols a batch has touched.
 Output: one blob per symbol: header, CRC-32, then zstd over the parts of the row that are alive.
-Errors: StateRefused for a blob that is torn, of another layout or of another symbol.
+Errors: StateRefused for a blob that is torn, of another layout or of another symbol. CheckFailed for a symbol beyond
+    SYMBOLS_MAX: an accepted record is never left out in silence.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from schemas.columns import Int64
-from schemas.errors import StateRefused
-from schemas.limits import LEVELS_MAX
+from schemas.errors import CheckFailed, StateRefused
+from schemas.limits import LEVELS_MAX, SYMBOLS_MAX
 from schemas.units import BASE_TICK_NS
 from tables import layout as at
 from tables.book import levels
@@ -38,30 +39,46 @@ class Arena:
         """Name of each slot."""
         self.rows: Int64 = _rows(capacity)
         self.touched_flags: NDArray[np.uint8] = np.zeros(capacity, np.uint8)
-        self.names: list[str] = []
-        """All names, sorted."""
-        self.order: NDArray[np.int32] = np.empty(0, np.int32)
-        """Slot of each of `names`."""
+        self._names: list[str] = []
+        self._order: NDArray[np.int32] = np.empty(0, np.int32)
         self._slots: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def names(self) -> list[str]:
+        """All names, sorted; a new list when there are new ones."""
+        self._sort()
+        return self._names
+
+    @property
+    def order(self) -> NDArray[np.int32]:
+        """Slot of each of `names`."""
+        self._sort()
+        return self._order
+
+    def _sort(self) -> None:
+        """Once for all symbols that are new, not for each: a partition may begin with thousands."""
+        if len(self._names) < len(self.keys):
+            self._names = sorted(self.keys)
+            self._order = np.array([self._slots[name] for name in self._names], np.int32)
 
     def find(self, key: str) -> int:
         """Slot of a symbol, -1 if it has none."""
         return self._slots.get(key, -1)
 
     def slot(self, key: str) -> int:
-        """Slot of a symbol, a new one if it has none."""
+        """Slot of a symbol, a new one if it has none. CheckFailed beyond SYMBOLS_MAX."""
         slot = self._slots.get(key)
         if slot is None:
             slot = len(self.keys)
+            if slot >= SYMBOLS_MAX:
+                raise _one_too_many(key)
             if slot == len(self.rows):
                 self._grow()
             self.keys.append(key)
             self._slots[key] = slot
-            self.names = sorted(self.keys)
-            self.order = np.array([self._slots[name] for name in self.names], np.int32)
         return slot
 
     def _grow(self) -> None:
@@ -112,9 +129,20 @@ class Arena:
         _copy_live(row, self.rows[slot])
 
 
+def _one_too_many(key: str) -> CheckFailed:
+    return CheckFailed(
+        f"{key} is one symbol too many for its partition", expected=f"at most {SYMBOLS_MAX} symbols", was="one more",
+        action="spread the tape over more partitions; or, where the memory is there, raise SYMBOLS_MAX in "
+        "schemas/limits.py",
+    )  # fmt: skip
+
+
 def _rows(capacity: int) -> Int64:
     """Rows of zeros. Pages stay unreal until written; huge pages would make 2 MB real for one number."""
-    memory = mmap.mmap(-1, capacity * at.ROW_SIZE * 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    # Room for thousands of symbols is more than the machine has, and is not meant to become real.
+    flags |= getattr(mmap, "MAP_NORESERVE", 0)
+    memory = mmap.mmap(-1, capacity * at.ROW_SIZE * 8, flags=flags)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # A kernel built without huge pages has nothing to advise.
         with contextlib.suppress(OSError):

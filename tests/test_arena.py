@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
 
 import numpy as np
 import pytest
+from frames import instrument
 from streams import stream
 
+import tables.arena
 from agents.engine import Engine
 from schemas.columns import from_events
-from schemas.errors import StateRefused
+from schemas.errors import CheckFailed, StateRefused
 from schemas.feature_sets import load
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
@@ -126,6 +129,30 @@ def test_growing_keeps_rows_and_names_stay_sorted(engine: Engine) -> None:
     assert arena.dump(KEY) == blob
     assert arena.names == sorted([KEY, *names])
     assert [arena.keys[slot] for slot in arena.order] == arena.names
+
+
+def test_one_symbol_too_many_stops_the_engine_with_an_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the batch is emitted or acknowledged, and the symbols known before are as they were."""
+    monkeypatch.setattr(tables.arena, "SYMBOLS_MAX", 3)
+    engine = Engine(load("micro@1"), 0)
+    for i in range(3):
+        engine.apply(from_events(0, i, [instrument(f"V:{i}")]))
+    before = [engine.arena.dump(key) for key in engine.arena.keys]
+    with pytest.raises(CheckFailed, match=r"V:3 is one symbol too many.*Action: spread the tape"):
+        engine.apply(from_events(0, 3, [instrument("V:0"), instrument("V:3")]))
+    assert [engine.arena.dump(key) for key in engine.arena.keys] == before
+
+
+def test_thousands_of_new_symbols_are_sorted_once() -> None:
+    """Sorting for each of them would take a hundred times as long."""
+    arena = Arena(capacity=4096)
+    names = [f"V:{i}" for i in range(4096)]
+    random.Random(2).shuffle(names)
+    begin = time.perf_counter()
+    for name in names:
+        arena.slot(name)
+    assert arena.names == sorted(names)
+    assert time.perf_counter() - begin < 0.5
 
 
 def test_touched_are_all_that_records_named(engine: Engine) -> None:
