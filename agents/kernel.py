@@ -137,16 +137,6 @@ _RUN = types.int64(
 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
-def ticks_of(cadence: int, kind: NDArray[np.uint8], start: Int64, body: Int64) -> int:
-    """Ticks whose time is a multiple of the cadence: each may give one vector per symbol."""
-    count = 0
-    for i in range(len(kind)):
-        if kind[i] == _TICK and body[start[i]] % cadence == 0:
-            count += 1
-    return count
-
-
 def _sources_hash() -> int:
     """Hash of every module that is compiled into the kernel.
 
@@ -160,7 +150,17 @@ def _sources_hash() -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _compiled(sources: int) -> Any:
+def _compiled(sources: int) -> tuple[Any, Any]:
+    @njit(nogil=True, cache=True)
+    def ticks_of(cadence: int, kind: NDArray[np.uint8], start: Int64, body: Int64) -> int:
+        """Ticks whose time is a multiple of the cadence: each may give one vector per symbol."""
+        _ = sources
+        count = 0
+        for i in range(len(kind)):
+            if kind[i] == _TICK and body[start[i]] % cadence == 0:
+                count += 1
+        return count
+
     @njit(nogil=True, cache=True, error_model="numpy")
     def run(
         offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64, ts_recv: Int64,
@@ -201,7 +201,7 @@ def _compiled(sources: int) -> Any:
                     fold(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
         return m
 
-    return run
+    return ticks_of, run
 
 
 def load() -> None:
@@ -215,4 +215,4 @@ def load() -> None:
 
 _LOADING = Lock()
 SOURCES_HASH = _sources_hash()
-run: Any = _compiled(SOURCES_HASH)
+ticks_of, run = _compiled(SOURCES_HASH)
