@@ -81,7 +81,10 @@ def find(row: Int64, side: int, n: int, rank: int) -> int:
 
 @inner
 def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
-    """Set one level; size 0 deletes. Returns 1 if the side changed. A full side drops its farthest level."""
+    """Set one level; size 0 deletes. A full side drops its farthest level for a nearer one, and takes none farther.
+
+    Returns 1 if the level named has changed on the side, 0 if it was so before or was not taken.
+    """
     n = row[count]
     sizes = side + LEVELS_MAX
     i = find(row, side, n, rank)
@@ -100,7 +103,7 @@ def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
         return 0
     if n == LEVELS_MAX:
         if i == 0:
-            return 1
+            return 0
         i -= 1
         for j in range(i):
             row[side + j] = row[side + j + 1]

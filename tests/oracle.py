@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from schemas.events import Event, Kind
+from schemas.limits import LEVELS_MAX
 from schemas.vectors import Quality
 
 Feature = tuple[float | None, int]
@@ -45,7 +46,9 @@ class DictBook:
     def snapshot(self, body: dict[str, Any], venue_ts: int = 0, ts: int = 0) -> bool:
         if self.is_whole and body["sequence_last"] < self.sequence and self.may_be_late(venue_ts, ts):
             return False
-        self.bids, self.asks = ({each["price"]: each["size"] for each in body[side]} for side in ("bids", "asks"))
+        sides = ({each["price"]: each["size"] for each in body[side]} for side in ("bids", "asks"))
+        bids, asks = (sorted(side.items()) for side in sides)
+        self.bids, self.asks = dict(bids[-LEVELS_MAX:]), dict(asks[:LEVELS_MAX])
         self.sequence, self.is_fresh, self.epoch = body["sequence_last"], True, self.epoch + 1
         self.is_doubtful, self.venue_ts, self.ts = False, venue_ts, ts
         return True
@@ -67,10 +70,13 @@ class DictBook:
         changes = 0
         for side, levels in ((self.bids, body["bids"]), (self.asks, body["asks"])):
             for price, size in ((each["price"], each["size"]) for each in levels):
-                changes += side.get(price, 0) != size
+                before = side.get(price, 0)
                 side[price] = size
                 if size == 0:
                     del side[price]
+                elif len(side) > LEVELS_MAX:
+                    del side[(min if side is self.bids else max)(side)]
+                changes += side.get(price, 0) != before
         bid, q, ask, r = self.best()
         self.sequence, self.is_fresh, self.is_doubtful = last, False, False
         self.venue_ts, self.ts = venue_ts, ts

@@ -137,8 +137,8 @@ def test_a_full_side_drops_its_farthest_level() -> None:
     row = np.zeros(at.ROW_SIZE, np.int64)
     for rank in range(10, 10 + LEVELS_MAX):
         put(row, at.BIDS, at.BID_COUNT, rank, rank)
-    put(row, at.BIDS, at.BID_COUNT, 5, 1)
-    put(row, at.BIDS, at.BID_COUNT, 3 * LEVELS_MAX, 7)
+    assert put(row, at.BIDS, at.BID_COUNT, 5, 1) == 0
+    assert put(row, at.BIDS, at.BID_COUNT, 3 * LEVELS_MAX, 7) == 1
     ranks = row[at.BIDS : at.BIDS + LEVELS_MAX].tolist()
     assert row[at.BID_COUNT] == LEVELS_MAX
     assert ranks == [*range(11, 10 + LEVELS_MAX), 3 * LEVELS_MAX]

@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
+from frames import instrument
 from oracle import replay
 from streams import START, stream, tick_event
 
+from agents import kernel
 from agents.catalogue import CATALOGUE
 from agents.engine import Engine
 from schemas.columns import Columns, ColumnsBuilder, from_events
 from schemas.errors import UsageError
 from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet, load
+from schemas.limits import LEVELS_MAX
 from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
 
 MICRO = load("micro@1")
+KEY = "X:Y"
 TENTHS = FeatureSet("micro", 1, 100, MICRO.features)
 EXACT = {
     "mid_price", "spread", "bid_depth_5", "ask_depth_20", "bid_level_count", "high_60s", "low_3s", "volume_15s",
@@ -94,6 +99,29 @@ def test_holes_in_the_clock_equal_the_oracle(seed: int) -> None:
     vectors = run(from_events(0, 0, tape))
     assert assert_agrees(tape, vectors) > 5_000
     assert np.isfinite(vectors.values).mean() > 0.2
+
+
+def test_sides_beyond_the_bound_equal_the_oracle() -> None:
+    """Levels beyond a full side are no change; one nearer pushes the farthest out; what is out does not come back."""
+    chance, top = random.Random(3), 4 * LEVELS_MAX
+
+    def levels(n: int, sign: int, *, may_be_zero: bool) -> list[dict[str, int]]:
+        prices = [top + sign * (1 + place) for place in chance.sample(range(LEVELS_MAX + 600), n)]
+        return [{"price": p, "size": chance.choices((0, 1, 2), (may_be_zero, 20, 20))[0]} for p in prices]
+
+    bids, asks = (levels(LEVELS_MAX + 100, sign, may_be_zero=False) for sign in (-1, 1))
+    tape = [
+        instrument(KEY), Event(KEY, 0, START, Kind.SNAPSHOT, {"sequence_last": 0, "bids": bids, "asks": asks})
+    ]  # fmt: skip
+    for i in range(40):
+        tape.append(tick_event(START + (i + 1) * NS_PER_S // 10))
+        bids, asks = (levels(60, sign, may_be_zero=True) for sign in (-1, 1))
+        tape.append(Event(KEY, 0, START + (i + 1) * NS_PER_S // 10, Kind.DELTA, {
+            "sequence_first": i + 1, "sequence_last": i + 1, "sequence_previous": i, "bids": bids, "asks": asks,
+        }))  # fmt: skip
+    engine = Engine(TENTHS, 0)
+    assert assert_agrees(tape, engine.apply(from_events(0, 0, tape))) == 40 * len(MICRO.features)
+    assert LEVELS_MAX - 20 < len(engine.arena.book(KEY)[0]) <= LEVELS_MAX
 
 
 def test_cadence_of_100_ms_equals_the_oracle() -> None:
@@ -246,6 +274,12 @@ def test_a_feature_set_chooses_columns_and_their_flags(columns: Columns) -> None
     assert np.array_equal(part.values, whole.values[:, places], equal_nan=True)
     assert (part.quality & ~whole.quality == 0).all()
     assert (part.quality != whole.quality).any()
+
+
+@pytest.mark.parametrize("function", [kernel.ticks_of, kernel.run])
+def test_what_is_compiled_is_cached_by_all_its_sources(function: Any) -> None:
+    """numba's cache watches one file: the hash of the others must be a value of each function it keeps."""
+    assert kernel.SOURCES_HASH in [cell.cell_contents for cell in function.py_func.__closure__]
 
 
 def test_unknown_feature_is_refused() -> None:
