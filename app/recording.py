@@ -5,7 +5,7 @@ Input: one or several files that form ONE unbroken recording, in order; plain, g
 Output: `Frame`s in order of receipt with their position.
 Units: ts_recv in ns UTC, read in the one declared unit that makes it plausible, and never through float.
 Errors: RecordingForeign what is no recording of this kind; RecordingTorn what ends in the middle;
-    UsageError a missing file, files out of order, an implausible jump of the receive clock.
+    UsageError a missing or unreadable file, files out of order, an implausible jump of the receive clock.
 """
 
 from __future__ import annotations
@@ -68,16 +68,10 @@ class Recording:
     def __init__(self, files: Sequence[Path], *, receive_units: Sequence[str], exchanges: frozenset[str]) -> None:
         if not files:
             raise UsageError("no recording named", expected="at least one file", was="none", action="name a FILE")
-        for path in files:
-            if not path.is_file():
-                raise UsageError(
-                    f"recording {path}", expected="a file", was="a folder" if path.is_dir() else "nothing there",
-                    action="check the path",
-                )  # fmt: skip
         self.files = tuple(files)
         self._receive_units = receive_units
         self._exchanges = exchanges
-        self.bytes_total = sum(path.stat().st_size for path in files)
+        self.bytes_total = sum(map(_size_bytes, files))
 
     def frames(self, progress: Progress | None = None) -> Iterator[Frame]:
         """Every frame, in order of receipt inside a file, files in the order given."""
@@ -93,24 +87,29 @@ class Recording:
                     _check_clock(frame, last, is_first_of_file=is_first)
                 is_first, last = False, frame.ts_recv
                 yield frame
-            done += path.stat().st_size
+            done += _size_bytes(path)
 
     def _file(self, path: Path, bytes_before: int, progress: Progress | None) -> Iterator[Frame]:
         def on_read(done: int) -> None:
             if progress is not None:
-                progress((bytes_before + done) / self.bytes_total)
+                progress(min(1.0, (bytes_before + done) / max(self.bytes_total, 1)))
 
-        with path.open("rb") as stream:
-            lines = _lines(stream, path, on_read)
-            first = next(lines, None)
-            if first is None:
-                raise _foreign(path, "an empty file")
-            if _PLAIN_LINE.match(first.text):
-                yield from self._plain(path, first, lines)
-            elif "t" in (_object(first.text) or {}):
-                yield from self._jsonl(path, first, lines)
-            else:
-                raise _foreign(path, f"a first line {first.text[:40]!r}")
+        try:
+            with path.open("rb") as stream:
+                yield from self._frames_of(path, _lines(stream, path, on_read))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def _frames_of(self, path: Path, lines: Iterator[_Line]) -> Iterator[Frame]:
+        first = next(lines, None)
+        if first is None:
+            raise _foreign(path, "an empty file")
+        if _PLAIN_LINE.match(first.text):
+            yield from self._plain(path, first, lines)
+        elif "t" in (_object(first.text) or {}):
+            yield from self._jsonl(path, first, lines)
+        else:
+            raise _foreign(path, f"a first line {first.text[:40]!r}")
 
     def _plain(self, path: Path, first: _Line, rest: Iterator[_Line]) -> Iterator[Frame]:
         """Lines `<receive clock> <payload>`. All lines of a file use the unit of the first."""
@@ -231,6 +230,23 @@ def _object(text: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return loaded if isinstance(loaded, dict) else None
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        was = "a folder" if path.is_dir() else "nothing there"
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    raise UsageError(f"recording {path}", expected="a file", was=was, action="check the path")
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"recording {path} cannot be read", expected="a readable file", was=error.strerror or str(error),
+        action="check its permissions, and the disk it is on",
+    )  # fmt: skip
 
 
 def _foreign(path: Path, was: str) -> RecordingForeign:

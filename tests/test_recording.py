@@ -60,6 +60,18 @@ def written(content: bytes) -> Callable[[Path], list[Path]]:
     return write
 
 
+def test_a_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "a.txt", frames_every(10**6, snapshot(5)))
+    recording = Recording([path], receive_units=("ns",), exchanges=frozenset())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UsageError, match=r"a\.txt cannot be read.*Permission denied.*Action: check its permissions"):
+        next(recording.frames())
+
+
 def jump(path: Path) -> list[Path]:
     return [write_lines(path / "a.txt", [(T0, snapshot(5)), (T0 + CLOCK_JUMP_MAX_NS + 1, delta(6))])]
 
@@ -86,6 +98,8 @@ BAD = {
     "files out of order": (wrong_order, UsageError, 2),
     "no such file": (lambda path: [path / "nothing.gz"], UsageError, 2),
     "a folder": (lambda path: [path], UsageError, 2),
+    "a disk that fails": (lambda path: [Path("/proc/self/mem")], UsageError, 2),
+    "a name longer than any": (lambda path: [path / ("n" * 300)], UsageError, 2),
     "no files": (lambda path: [], UsageError, 2),
 }  # fmt: skip
 
