@@ -24,11 +24,13 @@ STAGING = ".staging"
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` when the block ends well; else nothing stays behind.
 
-    `path` must not exist, or be an empty folder. What a killed writer left in the hidden folder is removed first.
+    Errors: UsageError where something is at `path` already, before any work is done for it; DependencyDown. What a
+    killed writer left in the hidden folder is removed first.
     """
+    refuse_content(path)
     staging = path.parent / f".{path.name}{STAGING}"
-    made = [folder for folder in staging.parents if not folder.exists()]
     with disk_errors(path):
+        made = [folder for folder in staging.parents if not folder.exists()]
         staging.mkdir(parents=True, exist_ok=True)
     with locked(staging):
         try:
@@ -49,10 +51,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def refuse_content(path: Path) -> None:
     """Refuse a place for output where something is already. Errors: UsageError."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    with disk_errors(path):
+        is_folder = path.is_dir()
+        is_free = not any(path.iterdir()) if is_folder else not path.exists()
+    if not is_free:
         raise UsageError(
             f"{path} is not empty", expected="a new name or an empty folder",
-            was="a folder with content" if path.is_dir() else "a file", action="name another folder",
+            was="a folder with content" if is_folder else "a file", action="name another folder",
         )  # fmt: skip
 
 
@@ -68,7 +73,8 @@ def empty(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock (it goes with the process): one writer at a time."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
