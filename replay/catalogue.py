@@ -16,6 +16,12 @@ from typing import Any
 from schemas.errors import CheckFailed, UsageError
 
 MANIFEST = "manifest.json"
+_FIELDS = {
+    "id": str, "recipe": dict, "archive": str, "inputs": list, "label": str, "rows": int, "splits": dict, "purged": int,
+    "output_hash": str, "leakcheck": dict,
+}  # fmt: skip
+_INPUT_FIELDS = {"file": str, "sha256": str, "partition": int, "last_offset": int}
+"""Fields of a manifest that are read again, and their JSON types."""
 _ID = re.compile(r"[a-z0-9_]+(-[a-z0-9_]+)+")
 
 
@@ -23,11 +29,6 @@ def dataset_ids(datasets: Path) -> list[str]:
     """Ids of the datasets in a folder, sorted; a folder that is not there has none."""
     found = (path.parent.name for path in datasets.glob(f"*/{MANIFEST}"))
     return sorted(name for name in found if _ID.fullmatch(name))
-
-
-def manifests(datasets: Path) -> list[dict[str, Any]]:
-    """Every dataset's manifest, by id."""
-    return [load_manifest(datasets, dataset_id) for dataset_id in dataset_ids(datasets)]
 
 
 def load_manifest(datasets: Path, dataset_id: str) -> dict[str, Any]:
@@ -41,11 +42,22 @@ def load_manifest(datasets: Path, dataset_id: str) -> dict[str, Any]:
         )  # fmt: skip
     try:
         manifest = json.loads((datasets / dataset_id / MANIFEST).read_bytes())
-        if manifest["id"] != dataset_id:
-            raise ValueError(manifest["id"])
-    except (ValueError, KeyError, TypeError, OSError):
-        raise CheckFailed(
-            f"the manifest of {dataset_id} is torn", expected=f"a manifest of {dataset_id}", was="another content",
-            action="remove the dataset and build it anew",
-        ) from None  # fmt: skip
+    except (ValueError, RecursionError, OSError):
+        raise torn_manifest(dataset_id) from None
+    if not _has(manifest, _FIELDS) or not _has(manifest["leakcheck"], {"leaking": list}):
+        raise torn_manifest(dataset_id)
+    if manifest["id"] != dataset_id or not all(_has(each, _INPUT_FIELDS) for each in manifest["inputs"]):
+        raise torn_manifest(dataset_id)
     return dict(manifest)
+
+
+def torn_manifest(dataset_id: str) -> CheckFailed:
+    """The error of a manifest that is not one."""
+    return CheckFailed(
+        f"the manifest of {dataset_id} is torn", expected=f"a manifest of {dataset_id}", was="another content",
+        action="remove the dataset and build it anew",
+    )  # fmt: skip
+
+
+def _has(content: Any, fields: dict[str, type]) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(name), type_) for name, type_ in fields.items())

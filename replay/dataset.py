@@ -10,6 +10,7 @@ archive. A build that fails publishes nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -21,10 +22,10 @@ import pyarrow.parquet as pq
 
 from agents.features import features_agent
 from replay import segments as files
-from replay.catalogue import MANIFEST, load_manifest
+from replay.catalogue import MANIFEST, load_manifest, torn_manifest
 from replay.digest import code_digest, json_digest, table_digest
 from replay.driver import Agent, Progress, Replayed, inputs, replay
-from replay.labels import Label, check_horizon, forward_return
+from replay.labels import Label, check_horizon, forward_return, seconds_text
 from replay.leakcheck import leakcheck
 from replay.parity import parity
 from replay.publication import disk_errors, new_folder
@@ -54,9 +55,16 @@ class Recipe:
 
     @staticmethod
     def of(stored: Mapping[str, Any]) -> Recipe:
-        """From a manifest."""
+        """From a manifest. Errors: KeyError, TypeError, ValueError for what `json` never makes."""
         symbols = None if stored["symbols"] is None else tuple(stored["symbols"])
-        return Recipe(**{**stored, "symbols": symbols, "fractions": dict(stored["fractions"])})
+        recipe = Recipe(**{**stored, "symbols": symbols, "fractions": dict(stored["fractions"])})
+        texts = [recipe.feature_set, *recipe.fractions, *recipe.fractions.values(), *(symbols or ())]
+        times = [time for time in (recipe.from_ns, recipe.to_ns) if time is not None]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, int) for time in times):
+            raise TypeError("another JSON type")
+        if not math.isfinite(recipe.horizon_s) or not all(name.isidentifier() for name in recipe.fractions):
+            raise ValueError("no recipe")
+        return recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ def build(
 def identify(recipe: Recipe, used: list[dict[str, Any]]) -> str:
     """Id of a dataset: what it is, and the hash of recipe and inputs."""
     name, number = recipe.feature_set.split("@")
-    horizon = f"{recipe.horizon_s:g}".replace(".", "_")
+    horizon = seconds_text(recipe.horizon_s).replace(".", "_")
     return f"{name}-{number}-fwd{horizon}s-{json_digest([recipe.json(), used])[:12]}"
 
 
@@ -143,7 +151,10 @@ def verify(
     `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there.
     """
     manifest = load_manifest(datasets, dataset_id)
-    recipe, folder = Recipe.of(manifest["recipe"]), datasets / dataset_id
+    try:
+        recipe, folder = Recipe.of(manifest["recipe"]), datasets / dataset_id
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise torn_manifest(dataset_id) from None
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     ends = _check_inputs(archive, manifest["inputs"])
     whole = replay(archive, load(recipe.feature_set), last_offsets=ends, progress=progress)

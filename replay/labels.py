@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import limits
 from schemas.columns import Int64
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
@@ -39,13 +40,18 @@ class Label:
 
 def label_name(horizon_s: float) -> str:
     """Column name of a forward return."""
-    return f"forward_return_{horizon_s:g}s"
+    return f"forward_return_{seconds_text(horizon_s)}s"
+
+
+def seconds_text(horizon_s: float) -> str:
+    """Shortest decimal of a horizon, never with an exponent."""
+    return f"{horizon_s:.9f}".rstrip("0").rstrip(".")
 
 
 def check_horizon(feature_set: FeatureSet, horizon_s: float) -> None:
     """Refuse what could never be labelled. Errors: UsageError."""
     cadence_ms, horizon_ns = feature_set.cadence_ms, round(horizon_s * NS_PER_S)
-    if horizon_ns <= 0 or horizon_ns % (cadence_ms * NS_PER_MS):
+    if not 0 < horizon_ns < limits.TS_MAX_NS or horizon_ns % (cadence_ms * NS_PER_MS):
         raise UsageError(
             f"no vector of {feature_set.id} is {horizon_s:g} s after another",
             expected=f"a positive multiple of the cadence, {cadence_ms} ms", was=f"{horizon_s:g} s",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,12 +18,12 @@ from tapes import INSTRUMENTS, archive_of, market, tape
 from test_leakcheck import leaky_agent
 
 from replay.archive import live
-from replay.catalogue import dataset_ids, load_manifest, manifests
-from replay.dataset import Recipe, build, verify
+from replay.catalogue import dataset_ids, load_manifest
+from replay.dataset import Recipe, build, identify, verify
 from replay.driver import replay
 from replay.parity import matches
 from replay.reader import ArchiveReader
-from schemas.errors import CheckFailed, SegmentTorn, UsageError
+from schemas.errors import CheckFailed, DependencyDown, OnetapeError, SegmentTorn, UsageError
 from schemas.feature_sets import load
 
 SET = load("micro@1")
@@ -46,7 +50,7 @@ def test_built_twice_it_is_the_same(archive: ArchiveReader, tmp_path: Path) -> N
     assert (again["id"], again["output_hash"], again["reused"]) == (manifest["id"], manifest["output_hash"], True)
     elsewhere = build(archive, tmp_path / "elsewhere", RECIPE, CUTS)
     assert elsewhere["output_hash"] == manifest["output_hash"]
-    assert manifests(datasets)[0]["output_hash"] == manifest["output_hash"]
+    assert load_manifest(datasets, manifest["id"])["output_hash"] == manifest["output_hash"]
     other = build(archive, datasets, Recipe("micro@1", 2, {"train": "0.5", "test": "0.5"}, INSTRUMENTS[:1]), CUTS)
     assert other["id"] != manifest["id"]
     assert set(pl.read_parquet(datasets / other["id"] / "test.parquet")["instrument"]) == {INSTRUMENTS[0]}
@@ -135,6 +139,59 @@ def test_another_content_under_the_same_id_is_an_error(archive: ArchiveReader, t
         load_manifest(tmp_path, manifest["id"])
 
 
+def broken(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Manifests that lack a field, or have another JSON type in it."""
+    parts = {"": manifest, "recipe": RECIPE.json(), "inputs": manifest["inputs"][0], "leakcheck": {"leaking": []}}
+    for holder in ([], ["recipe"], ["inputs", 0], ["leakcheck"]):
+        for name in parts["".join(map(str, holder[:1]))]:
+            for value in (None, True, 7, "x", [], [7], {}, {"a": {}}, float("nan")):
+                changed = copy.deepcopy(manifest)
+                place: Any = changed
+                for step in holder:
+                    place = place[step]
+                place[name] = value
+                yield changed
+                place.pop(name)
+                yield changed
+
+
+def test_a_manifest_of_another_content_is_an_error(archive: ArchiveReader, tmp_path: Path) -> None:
+    manifest = build(archive, tmp_path, RECIPE, CUTS)
+    path = tmp_path / manifest["id"] / "manifest.json"
+    for content in ("[]", "7", "[" * 100_000, json.dumps({**manifest, "id": "other"})):
+        path.write_text(content)
+        with pytest.raises(CheckFailed, match="torn"):
+            load_manifest(tmp_path, manifest["id"])
+    shutil.rmtree(archive.path)
+    for content in broken(manifest):
+        path.write_text(json.dumps(content))
+        with pytest.raises(OnetapeError, match="Action"):
+            verify(tmp_path, manifest["id"])
+
+
+def test_a_place_that_cannot_be_written_is_an_error(archive: ArchiveReader, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for datasets in (tmp_path / "file", tmp_path / "file" / "datasets", Path("/proc/datasets")):
+        with pytest.raises(DependencyDown, match=r"cannot write.*Action: check the folder"):
+            build(archive, datasets, RECIPE, CUTS)
+    taken = tmp_path / "datasets" / build(archive, tmp_path / "elsewhere", RECIPE, CUTS)["id"]
+    taken.mkdir(parents=True)
+    (taken / "notes").write_text("")
+    with pytest.raises(UsageError, match="not empty"):
+        build(archive, tmp_path / "datasets", RECIPE, CUTS)
+
+
+@pytest.mark.parametrize(
+    ("horizon_s", "text"), [(5, "5"), (0.5, "0_5"), (100, "100"), (1e6, "1000000"), (1_234_567.5, "1234567_5")]
+)
+def test_an_id_has_no_exponent(tmp_path: Path, horizon_s: float, text: str) -> None:
+    dataset_id = identify(Recipe("micro@1", horizon_s), [])
+    assert dataset_id.startswith(f"micro-1-fwd{text}s-")
+    (tmp_path / dataset_id).mkdir()
+    (tmp_path / dataset_id / "manifest.json").write_text("{}")
+    assert dataset_ids(tmp_path) == [dataset_id]
+
+
 @pytest.mark.parametrize("dataset_id", ["..", "../archive", "micro-1-fwd5s-x", "a/b", "", "%2e%2e", "x" * 5000, "a\0b"])
 def test_unknown_ids_stay_inside_the_folder(tmp_path: Path, dataset_id: str) -> None:
     (tmp_path / "manifest.json").write_text("{}")
@@ -143,7 +200,12 @@ def test_unknown_ids_stay_inside_the_folder(tmp_path: Path, dataset_id: str) -> 
 
 
 def test_unknown_feature_sets_and_symbols_are_refused(archive: ArchiveReader, tmp_path: Path) -> None:
-    for recipe in (Recipe("micro@9", 2), Recipe("micro@1", 2.3), Recipe("micro@1", 2, symbols=("X:Y",))):
+    for recipe in (
+        Recipe("micro@9", 2),
+        Recipe("micro@1", 2.3),
+        Recipe("micro@1", 1e12),
+        Recipe("micro@1", 2, symbols=("X:Y",)),
+    ):
         with pytest.raises(UsageError, match="Action"):
             build(archive, tmp_path / "datasets", recipe, CUTS)
     assert not (tmp_path / "datasets").exists()
