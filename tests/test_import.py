@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from schemas.errors import UsageError
 from schemas.events import Event, Kind
 from schemas.registry import FileRegistry
 from schemas.topics import DEAD_LETTERS, TAPE, partition_of
-from schemas.units import BASE_TICK_NS, NS_PER_S, to_text
+from schemas.units import BASE_TICK_NS, NS_PER_S
 
 
 class Known(NamedTuple):
@@ -150,7 +151,11 @@ class TestRealRecordings:
 def decimal_texts(about: dict[str, Any], *numbers: int) -> tuple[str, ...]:
     """Shortest decimals of price, size, price, size, ..."""
     price, size = (about["tick_size"], about["price_scale"]), (about["lot_size"], about["size_scale"])
-    return tuple(to_text(number * step, scale) for number, (step, scale) in zip(numbers, [price, size] * len(numbers)))  # noqa: B905
+    units = [price, size] * (len(numbers) // 2)
+    return tuple(
+        f"{Decimal(number * step).scaleb(-scale).normalize():f}"
+        for number, (step, scale) in zip(numbers, units, strict=True)
+    )
 
 
 def venue_numbers(files: list[Path]) -> dict[tuple[str, str], list[tuple[str, ...]]]:
@@ -192,6 +197,20 @@ def test_what_no_snapshot_completes_soon_is_not_held() -> None:
     assert laid(T0, DELTAS_HELD_MAX) == []
     assert laid(T0 - 1, DELTAS_HELD_MAX) == [Kind.DELTA]
     assert laid(T0, DELTAS_HELD_MAX + 1) == [Kind.DELTA]
+
+
+def test_deltas_of_a_new_sequence_are_held_for_its_snapshot() -> None:
+    """Lower, but two seconds later for the venue: no repeats of what the book has had."""
+    lane = Lane([SnapshotPlace(T0, 0, 100), SnapshotPlace(T0 + 3 * NS_PER_S, 1, 5)])
+    sides: dict[str, Any] = {"bids": [], "asks": []}
+    first = Event("BINANCE_USDM:AUSDT", T0, T0, Kind.SNAPSHOT, {"sequence_last": 100, **sides})
+    body = {"sequence_first": 6, "sequence_last": 6, "sequence_previous": 5, **sides}
+    lower = Event("BINANCE_USDM:AUSDT", T0 + 2 * NS_PER_S, T0 + 2 * NS_PER_S, Kind.DELTA, body)
+    second = Event("BINANCE_USDM:AUSDT", T0 + NS_PER_S, T0 + 3 * NS_PER_S, Kind.SNAPSHOT, {"sequence_last": 5, **sides})
+    assert lane.place(first) == [first]
+    lane.saw_delta()
+    assert lane.place(lower) == []
+    assert lane.place(second) == [second, lower]
 
 
 def test_a_break_shows_at_once_and_what_follows_the_next_snapshot_is_held(tmp_path: Path) -> None:
