@@ -74,7 +74,10 @@ def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[s
         label = f"{folder.parent.name}/{folder.name}/{parquet.name}"
         if not parquet.with_suffix(".json").exists() and label not in hidden:
             report.unpublished.append(label)
-    _audit_chain(published, report)
+    for place in files.breaks(published):
+        # A segment whose sidecar is gone or torn shows as the hole it leaves.
+        found = report.doubles if place.is_double else report.holes
+        found.append(_place(place.segment, place.first, place.last))
     for segment in published:
         if not segment.file(path).exists():
             report.holes.append(_place(segment, segment.first_offset, segment.last_offset))
@@ -84,19 +87,6 @@ def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[s
             report.offsets += sum(table.num_rows for table in row_groups(path, segment))
         except OnetapeError as error:
             report.torn.append(str(error))
-
-
-def _audit_chain(published: list[Segment], report: Audit) -> None:
-    """Offsets between segments; a segment whose sidecar is gone or torn shows as the hole it leaves."""
-    end: int | None = None
-    for segment in published:
-        if end is None and segment.previous_offset is not None:
-            report.holes.append(_place(segment, None, segment.previous_offset))
-        elif end is not None and segment.first_offset > end + 1:
-            report.holes.append(_place(segment, end + 1, segment.first_offset - 1))
-        elif end is not None and segment.first_offset <= end:
-            report.doubles.append(_place(segment, segment.first_offset, min(end, segment.last_offset)))
-        end = segment.last_offset if end is None else max(end, segment.last_offset)
 
 
 def _place(segment: Segment, first: int | None, last: int) -> dict[str, Any]:

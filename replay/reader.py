@@ -68,8 +68,18 @@ class ArchiveReader:
         return [p for p in topics(self.path).get(topic, []) if self.segments(p, topic)]
 
     def segments(self, partition: int, topic: str = TAPE) -> list[Segment]:
-        """Published segments of a partition, without hole. Errors: ArchiveHole, SegmentTorn."""
-        return files.scan(self.path, topic, partition, hidden_segments(self.path))
+        """Published segments of a partition, without hole. Errors: ArchiveHole, SegmentTorn.
+
+        Segments of an import that is being committed are hidden by `pending.json`, which may come or go meanwhile: it
+        is read between two listings, and counts when both are the same.
+        """
+        listed = files.names(self.path, topic, partition)
+        while True:
+            found = files.scan(self.path, topic, partition, hidden_segments(self.path))
+            again = files.names(self.path, topic, partition)
+            if again == listed:
+                return found
+            listed = again
 
     def symbols(self) -> list[str]:
         """Instruments on the tape, sorted."""
@@ -102,25 +112,21 @@ class ArchiveReader:
         batch_size: int = 10_000,
         *,
         symbols: Sequence[str] | None = None,
-        from_ns: int | None = None,
-        to_ns: int | None = None,
         first_offset: int | None = None,
         last_offset: int | None = None,
     ) -> Iterator[Columns]:
         """Tape records of a partition, `batch_size` rows each and the rest last.
 
-        `symbols` keeps those instruments and every Tick and Activate; `from_ns <= ts_recv < to_ns` and
-        `first_offset <= offset <= last_offset` bound the rows. The rows kept keep their offsets.
+        `symbols` keeps those instruments and every Tick and Activate; `first_offset <= offset <= last_offset` bounds
+        the rows. The rows kept keep their offsets.
         """
         wanted = None if symbols is None else pa.array(sorted({*symbols, CLOCK_KEY}), pa.string())
         low = -1 if first_offset is None else first_offset
         high = np.iinfo(np.int64).max if last_offset is None else last_offset
         parts = (
-            _bounded(columns, from_ns=from_ns, to_ns=to_ns, low=low, high=high)
+            _bounded(columns, low, high)
             for segment in self.segments(partition)
             if segment.last_offset >= low and segment.first_offset <= high
-            if to_ns is None or segment.first_ts < to_ns
-            if from_ns is None or segment.last_ts >= from_ns
             for table in row_groups(self.path, segment, low, high)
             for columns in [from_table(_of_symbols(table, wanted), partition)]
         )
@@ -201,12 +207,8 @@ def _of_symbols(table: pa.Table, wanted: pa.Array | None) -> pa.Table:
     return table.filter(pa.array(keep[encoded.indices.to_numpy()]))
 
 
-def _bounded(columns: Columns, *, from_ns: int | None, to_ns: int | None, low: int, high: int) -> Columns:
+def _bounded(columns: Columns, low: int, high: int) -> Columns:
     keep = (columns.offset >= low) & (columns.offset <= high)
-    if from_ns is not None:
-        keep &= columns.ts_recv >= from_ns
-    if to_ns is not None:
-        keep &= columns.ts_recv < to_ns
     return columns if keep.all() else columns.take(keep)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def publish(root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterabl
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    whole = Segment(**{**_fields(segment), "size_bytes": size_bytes, "sha256": sha256})
+    whole = replace(segment, size_bytes=size_bytes, sha256=sha256)
     write_json(parquet.with_suffix(".json"), _sealed(whole))
     return whole
 
@@ -98,8 +98,8 @@ def scan(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozen
     segments = list(sidecars(root, topic, partition, hidden))
     for segment in segments:
         _check_file(root, segment)
-    for problem in chain_problems(segments):
-        raise problem
+    for place in breaks(segments):
+        raise _broken(place)
     return segments
 
 
@@ -111,29 +111,47 @@ def sidecars(root: Path, topic: str, partition: int, hidden: frozenset[str] = fr
             yield read_sidecar(path, topic, partition)
 
 
-def chain_problems(segments: list[Segment]) -> Iterator[ArchiveHole]:
+def names(root: Path, topic: str, partition: int) -> list[str]:
+    """Names of the sidecars of a partition."""
+    return sorted(path.name for path in partition_folder(root, topic, partition).glob("*.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Offsets first..last that are missing before a segment, or doubled by it; `first` None: from the beginning on."""
+
+    segment: Segment
+    first: int | None
+    last: int
+    is_double: bool
+
+
+def breaks(segments: Iterable[Segment]) -> Iterator[Break]:
     """Every place where one segment does not continue the one before it."""
     end: int | None = None
     for segment in segments:
         if end is None and segment.previous_offset is not None:
-            yield _hole(segment, f"offsets up to {segment.previous_offset}")
+            yield Break(segment, None, segment.previous_offset, False)
         elif end is not None and segment.first_offset > end + 1:
-            yield _hole(segment, f"offsets {end + 1}..{segment.first_offset - 1}")
+            yield Break(segment, end + 1, segment.first_offset - 1, False)
         elif end is not None and segment.first_offset <= end:
-            yield ArchiveHole(
-                f"offsets {segment.first_offset}..{min(end, segment.last_offset)} of {segment.topic} partition "
-                f"{segment.partition} are archived twice",
-                expected=f"a segment that starts at {end + 1}", was=segment.label(),
-                action="move the segment that does not belong here out of the archive, with its .json file",
-            )  # fmt: skip
+            yield Break(segment, segment.first_offset, min(end, segment.last_offset), True)
         end = segment.last_offset if end is None else max(end, segment.last_offset)
 
 
-def _hole(segment: Segment, missing: str) -> ArchiveHole:
+def _broken(place: Break) -> ArchiveHole:
+    segment = place.segment
+    where = f"of {segment.topic} partition {segment.partition}"
+    if place.is_double:
+        return ArchiveHole(
+            f"offsets {place.first}..{place.last} {where} are archived twice",
+            expected="every offset once", was=segment.label(),
+            action="move the segment that does not belong here out of the archive, with its .json file",
+        )  # fmt: skip
+    offsets = f"offsets up to {place.last}" if place.first is None else f"offsets {place.first}..{place.last}"
     return ArchiveHole(
-        f"{missing} of {segment.topic} partition {segment.partition} are not in the archive",
-        expected=f"a segment that ends at {segment.first_offset - 1}", was=f"none before {segment.label()}",
-        action=_RESTORE,
+        f"{offsets} {where} are not in the archive", expected=f"a segment that ends at {place.last}",
+        was=f"none before {segment.label()}", action=_RESTORE,
     )  # fmt: skip
 
 
@@ -199,10 +217,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True)
         sync(folder.parent)
         sync(folder.parent.parent)
-
-
-def _fields(segment: Segment) -> dict[str, Any]:
-    return {field.name: getattr(segment, field.name) for field in fields(segment)}
 
 
 def _seal(segment: Segment) -> str:

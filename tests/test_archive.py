@@ -22,16 +22,12 @@ from replay.archive import live, staged
 from replay.audit import audit
 from replay.reader import ArchiveReader
 from replay.rows import GROUP_NUMBERS_MAX, TapeRows, group_ends
-from schemas.codec import DeadLetter
 from schemas.columns import Columns, from_events, to_events
 from schemas.errors import ArchiveHole, ArchiveMissing, CheckFailed, OnetapeError, SegmentTorn, UsageError
 from schemas.events import Event, Kind
-from schemas.feature_sets import FeatureSet
 from schemas.topics import DEAD_LETTERS, TAPE
-from schemas.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parent.parent
-SET = FeatureSet("probe", 3, 1000, ("mid_price", "spread"))
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 
 
@@ -74,65 +70,7 @@ def test_filters_keep_ticks_and_offsets(small: Path) -> None:
     expected = np.isin(whole.key, [whole.keys.index(symbol), whole.keys.index("*")])
     assert to_events(kept) == to_events(whole.take(expected))
     assert kept.offset.tolist() == whole.offset[expected].tolist()
-    low, high = int(whole.ts_recv[100]), int(whole.ts_recv[300])
-    between = (whole.ts_recv >= low) & (whole.ts_recv < high)
-    assert stored(small, 1, from_ns=low, to_ns=high) == to_events(whole.take(between))
     assert stored(small, 1, first_offset=150, last_offset=420) == to_events(whole.slice(150, 421))
-
-
-def test_unknown_symbols_name_near_ones(small: Path) -> None:
-    with pytest.raises(UsageError, match="BINANCE_USDM:ETHUSDT"):
-        ArchiveReader(small).check_symbols(["BINANCE_USDM:ETHUSD"])
-
-
-def vectors(times: Sequence[int], values: Sequence[float]) -> Vectors:
-    n = len(times)
-    longs = np.arange(n, dtype=np.int64)
-    matrix = np.array([[value, np.nan] for value in values])
-    return Vectors(
-        SET, ["A:B"], np.zeros(n, np.int32), np.array(times, np.int64), np.zeros(n, np.int32), longs * 0, longs * 0,
-        longs * 0, longs * 0, matrix,
-    )  # fmt: skip
-
-
-def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "archive"
-    with live(path, 2) as writer:
-        writer.append_vectors(0, [0, 1, 2], vectors([10, 20, 30], [1.0, 2.0, -0.0]))
-        writer.append_vectors(0, [3, 4], vectors([20, 30], [2.0, 0.0]))
-    read = ArchiveReader(path).vectors(SET)
-    assert read.vectors.time.tolist() == [10, 20, 30]
-    assert read.repeats == 1
-    assert read.conflicts == [("A:B", 30)], "-0.0 and 0.0 are different bytes"
-    with pytest.raises(UsageError, match="other features"):
-        ArchiveReader(path).vectors(FeatureSet("probe", 3, 1000, ("mid_price", "depth")))
-    with pytest.raises(UsageError, match="no live vectors"):
-        ArchiveReader(path).vectors(FeatureSet("probe", 4, 1000, ("mid_price",)))
-    with pytest.raises(UsageError, match="new version"), live(path, 2) as writer:
-        writer.append_vectors(0, [], Vectors.empty(FeatureSet("probe", 3, 1000, ("mid_price",))))
-
-
-def test_dead_letters_come_back(tmp_path: Path) -> None:
-    letters = [DeadLetter(TAPE, 1, i, b"\xff\x00", "key-malformed", bytes(range(i))) for i in range(5)]
-    with live(tmp_path / "archive", 2) as writer:
-        writer.append_dead_letters(0, range(7, 12), letters)
-    read = list(ArchiveReader(tmp_path / "archive").dead_letters())
-    assert [(partition, offset) for partition, offset, _ in read] == [(0, 7 + i) for i in range(5)]
-    assert [letter for _, _, letter in read] == letters
-
-
-def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) -> None:
-    """Those of two recordings that share a file name are two."""
-    first, second = (DeadLetter(TAPE, 1, i, b"k", "not-avro", b"x" * 5000) for i in range(2))
-    other = first._replace(original=b"y")
-    with live(tmp_path / "archive", 2) as writer:
-        writer.append_dead_letters(0, range(3), [first, second, first])
-        writer.flush()
-        writer.append_dead_letters(0, range(3, 5), [first, other])
-        writer.append_dead_letters(1, [0], [second])
-    read = list(ArchiveReader(tmp_path / "archive").dead_letters())
-    assert read == [(0, 0, first.bounded()), (0, 1, second.bounded()), (0, 4, other)]
-    assert read[0][2].cut_bytes == 5000 - 4096
 
 
 def test_live_writer_continues_and_skips_what_it_has(tmp_path: Path) -> None:

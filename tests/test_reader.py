@@ -1,0 +1,119 @@
+"""A reader shows what was archived once, whole, and nothing of what is still being moved in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tapes import archive_of, market, tape
+
+from replay.archive import live
+from replay.folder import hidden_segments
+from replay.reader import ArchiveReader
+from schemas.codec import DeadLetter
+from schemas.errors import UsageError
+from schemas.feature_sets import FeatureSet
+from schemas.topics import TAPE
+from schemas.vectors import Vectors
+
+SET = FeatureSet("probe", 3, 1000, ("mid_price", "spread"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two partitions of several segments each."""
+    return archive_of(tmp_path / "archive", tape(market(1, 900, 4)), segment_rows=200)
+
+
+def test_unknown_symbols_name_near_ones(small: Path) -> None:
+    with pytest.raises(UsageError, match="BINANCE_USDM:ETHUSDT"):
+        ArchiveReader(small).check_symbols(["BINANCE_USDM:ETHUSD"])
+
+
+def vectors(times: Sequence[int], values: Sequence[float]) -> Vectors:
+    n = len(times)
+    longs = np.arange(n, dtype=np.int64)
+    matrix = np.array([[value, np.nan] for value in values])
+    return Vectors(
+        SET, ["A:B"], np.zeros(n, np.int32), np.array(times, np.int64), np.zeros(n, np.int32), longs * 0, longs * 0,
+        longs * 0, longs * 0, matrix,
+    )  # fmt: skip
+
+
+def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    with live(path, 2) as writer:
+        writer.append_vectors(0, [0, 1, 2], vectors([10, 20, 30], [1.0, 2.0, -0.0]))
+        writer.append_vectors(0, [3, 4], vectors([20, 30], [2.0, 0.0]))
+    read = ArchiveReader(path).vectors(SET)
+    assert read.vectors.time.tolist() == [10, 20, 30]
+    assert read.repeats == 1
+    assert read.conflicts == [("A:B", 30)], "-0.0 and 0.0 are different bytes"
+    with pytest.raises(UsageError, match="other features"):
+        ArchiveReader(path).vectors(FeatureSet("probe", 3, 1000, ("mid_price", "depth")))
+    with pytest.raises(UsageError, match="no live vectors"):
+        ArchiveReader(path).vectors(FeatureSet("probe", 4, 1000, ("mid_price",)))
+    with pytest.raises(UsageError, match="new version"), live(path, 2) as writer:
+        writer.append_vectors(0, [], Vectors.empty(FeatureSet("probe", 3, 1000, ("mid_price",))))
+
+
+def test_dead_letters_come_back(tmp_path: Path) -> None:
+    letters = [DeadLetter(TAPE, 1, i, b"\xff\x00", "key-malformed", bytes(range(i))) for i in range(5)]
+    with live(tmp_path / "archive", 2) as writer:
+        writer.append_dead_letters(0, range(7, 12), letters)
+    read = list(ArchiveReader(tmp_path / "archive").dead_letters())
+    assert [(partition, offset) for partition, offset, _ in read] == [(0, 7 + i) for i in range(5)]
+    assert [letter for _, _, letter in read] == letters
+
+
+def test_an_import_that_begins_or_ends_while_a_reader_looks_is_not_seen_in_part(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import moves its segments in between the reader's look at pending.json and its look at the segments."""
+    reader = ArchiveReader(small)
+    before = reader.segments(1)
+    files = [segment.file(small) for segment in before[-2:]]
+    moved = {path: path.read_bytes() for file in files for path in (file, file.with_suffix(".json"))}
+    for path in moved:
+        path.unlink()
+    pending = small / "pending.json"
+    steps: list[Callable[[], None]] = []
+
+    def begin() -> None:
+        pending.write_text(json.dumps({"segments": [segment.label() for segment in before[-2:]]}))
+        for path in list(moved)[:2]:
+            path.write_bytes(moved[path])
+
+    def end() -> None:
+        for path, content in moved.items():
+            path.write_bytes(content)
+        pending.unlink()
+
+    def look(path: Path) -> frozenset[str]:
+        seen = hidden_segments(path)
+        if steps:
+            steps.pop(0)()
+        return seen
+
+    monkeypatch.setattr("replay.reader.hidden_segments", look)
+    steps[:] = [begin]
+    assert reader.segments(1) == before[:-2]
+    steps[:] = [end]
+    assert reader.segments(1) == before
+
+
+def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) -> None:
+    """Those of two recordings that share a file name are two."""
+    first, second = (DeadLetter(TAPE, 1, i, b"k", "not-avro", b"x" * 5000) for i in range(2))
+    other = first._replace(original=b"y")
+    with live(tmp_path / "archive", 2) as writer:
+        writer.append_dead_letters(0, range(3), [first, second, first])
+        writer.flush()
+        writer.append_dead_letters(0, range(3, 5), [first, other])
+        writer.append_dead_letters(1, [0], [second])
+    read = list(ArchiveReader(tmp_path / "archive").dead_letters())
+    assert read == [(0, 0, first.bounded()), (0, 1, second.bounded()), (0, 4, other)]
+    assert read[0][2].cut_bytes == 5000 - 4096
