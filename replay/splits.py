@@ -59,29 +59,15 @@ def time_split(prediction_times: Int64, evaluation_times: Int64, fractions: Mapp
     return TimeSplit(rows, purged, boundaries)
 
 
-def parse_fractions(text: str) -> dict[str, str]:
-    """Fractions of train, validation and test from a text such as 0.7,0.15,0.15. Errors: UsageError."""
-    parts = [part.strip() for part in text.split(",")]
-    fractions = dict(zip(SPLITS, parts, strict=False))
-    if len(parts) != len(SPLITS):
-        raise _no_split(fractions)
-    _shares(fractions)
-    return fractions
-
-
 def _shares(fractions: Mapping[str, str]) -> list[Fraction]:
     try:
         shares = [Fraction(text) for text in fractions.values()]
     except (ValueError, ZeroDivisionError):
         shares = []
     if not shares or min(shares) <= 0 or sum(shares) != 1:
-        raise _no_split(fractions)
+        raise UsageError(
+            "these fractions are no split", expected=f"positive fractions of {', '.join(SPLITS)} that add up to 1",
+            was=", ".join(f"{name}={text}" for name, text in fractions.items()) or "none",
+            action="correct them, e.g. train=0.7,validation=0.15,test=0.15",
+        )  # fmt: skip
     return shares
-
-
-def _no_split(fractions: Mapping[str, str]) -> UsageError:
-    return UsageError(
-        "these fractions are no split", expected=f"positive fractions of {', '.join(SPLITS)} that add up to 1",
-        was=", ".join(f"{name}={text}" for name, text in fractions.items()) or "none",
-        action="correct them, e.g. 0.7,0.15,0.15",
-    )  # fmt: skip

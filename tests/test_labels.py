@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from replay.labels import check_horizon, forward_return, label_name
-from replay.splits import SPLITS, parse_fractions, time_split
+from replay.splits import SPLITS, time_split
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.units import NS_PER_S
@@ -61,7 +61,7 @@ def test_impossible_labels_are_refused() -> None:
 @settings(max_examples=300)
 @given(
     t0=st.lists(st.integers(0, 60), min_size=1, max_size=80), horizon=st.integers(1, 20),
-    fractions=st.sampled_from([SPLITS, {"train": "0.5", "test": "0.5"}, parse_fractions("0.6,0.2,0.2")]),
+    fractions=st.sampled_from([SPLITS, {"train": "0.5", "test": "0.5"}, {"a": "0.6", "b": "0.2", "c": "0.2"}]),
 )  # fmt: skip
 def test_no_label_reaches_into_another_split(t0: list[int], horizon: int, fractions: dict[str, str]) -> None:
     begin, end = np.array(t0, np.int64), np.array(t0, np.int64) + horizon
@@ -82,10 +82,11 @@ def test_no_label_reaches_into_another_split(t0: list[int], horizon: int, fracti
 
 
 def test_fractions_are_judged() -> None:
-    assert parse_fractions("0.6, 0.2,0.2") == {"train": "0.6", "validation": "0.2", "test": "0.2"}
-    for text in ("0.6,0.2", "0.6,0.2,0.3", "1,0,0", "a,b,c", "", "0.1,0.2,0.3,0.4", "1.2,-0.1,-0.1", "nan,1,0"):
-        with pytest.raises(UsageError, match=r"split.*Action"):
-            parse_fractions(text)
+    times = np.arange(100)
+    for text in ("0.6,0.2,0.3", "0.6,0.2", "1,0,0", "a,b,c", "", "1.2,-0.1,-0.1", "nan,1,0", "1/0,1,0"):
+        fractions = {f"part{i}": share for i, share in enumerate(text.split(","))}
+        with pytest.raises(UsageError, match=r"no split.*Action"):
+            time_split(times, times, fractions)
     with pytest.raises(UsageError, match="too short"):
         time_split(np.array([1, 1]), np.array([2, 2]), SPLITS)
     with pytest.raises(UsageError, match="purging"):
