@@ -63,10 +63,3 @@ def to_steps(text: str, scale: int, step: int) -> int:
     if rest:
         raise RecordRefused("off-step")
     return steps
-
-
-def to_text(value: int, scale: int) -> str:
-    """The shortest decimal text of an integer in units of 10^-scale."""
-    sign, digits = "-" if value < 0 else "", str(abs(value)).rjust(scale + 1, "0")
-    whole, fraction = (digits[:-scale], digits[-scale:].rstrip("0")) if scale else (digits, "")
-    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import RecordRefused
-from schemas.units import decimals, to_int, to_ns, to_steps, to_text
+from schemas.units import decimals, to_int, to_ns, to_steps
 
 numbers = st.decimals(min_value=-(10**9), max_value=10**9, places=9)
 
@@ -18,7 +18,6 @@ numbers = st.decimals(min_value=-(10**9), max_value=10**9, places=9)
 def test_decimal_text_is_exact(number: Decimal) -> None:
     text = f"{number:f}"
     assert Decimal(to_int(text, 12)).scaleb(-12) == number
-    assert Decimal(to_text(to_int(text, 12), 12)) == number
     assert decimals(text) == max(0, -number.normalize().as_tuple().exponent)
 
 
