@@ -68,8 +68,9 @@ class Role:
         """Commit what is acknowledged. False if the broker does not have it."""
         consumer = self.app.consumer
         assert isinstance(consumer, Consumer)
-        for _ in range(2):  # the first may only wait for one that began earlier
-            await consumer.commit()
+        if consumer.assignment():
+            for _ in range(2):  # the first may only wait for one that began earlier
+                await consumer.commit()
         return not consumer.uncommitted()
 
 

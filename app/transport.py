@@ -26,6 +26,7 @@ from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, ConsumerMessage, Message
 from faust.types.tuples import ack_lock
+from mode.threads import ServiceThread, WorkerThread
 from mode.utils.futures import notify
 from yarl import URL
 
@@ -77,12 +78,22 @@ class Ledger:
         return self._safe
 
 
+class DaemonThread(WorkerThread):
+    """Does not hold up the end of the process: it cannot be stopped while it waits for a broker that is gone."""
+
+    def __init__(self, service: ServiceThread, **kwargs: Any) -> None:
+        super().__init__(service, **kwargs)
+        self.daemon = True
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's aiokafka thread with a shorter wait on the broker.
 
     aiokafka has one fetch under way per broker; one that asks only for silent partitions holds up the busy ones for as
     long as it waits, and Faust has 1.5 s written into its code.
     """
+
+    Worker = DaemonThread
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)

@@ -172,7 +172,7 @@ async def _stop_role(role: Role, is_clean: bool) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S + STOP_S):
                 is_saved = await role.close()
-                if is_clean and app.consumer.started and app.consumer.assignment():
+                if is_clean and app.consumer.started:
                     is_saved = await role.commit() and is_saved
     finally:
         with suppress(TimeoutError):

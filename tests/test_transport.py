@@ -271,8 +271,10 @@ def test_a_commit_waits_for_what_has_to_be_delivered_before_it(broker: str, tmp_
         async with running(broker, tmp_path, run, before_commit) as (app, _, _):
             await until(lambda: asked and ledger_of(app).committable() == RECORDS)
             assert await asyncio.to_thread(committed, broker) == 0
+            assert app.consumer.uncommitted() == {TP(TOPIC, 0)}
             delivered.set()
             await until_committed(broker, [RECORDS])
+            await until(lambda: not app.consumer.uncommitted())
 
     asyncio.run(live())
 
