@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 import rocksdict
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from agents.features import features_agent
 from app.config import Settings, environment
@@ -114,6 +115,27 @@ def wait_committed(
             worker.alive()
             assert time.monotonic() < deadline, f"{seen.committed()} of {least} after {WORK_S:.0f} s"
             time.sleep(0.05)
+
+
+def wait_locked(settings: Settings, worker: Worker) -> None:
+    """Until a worker that has just been started holds its folder."""
+    deadline = time.monotonic() + WORK_S
+    while not (settings.data_dir / "worker.lock").exists():
+        worker.alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_shared(settings: Settings, workers: int) -> None:
+    """Until so many workers have partitions of the tape each."""
+    admin, group = AdminClient({"bootstrap.servers": settings.brokers}), groups(settings)["features"]
+    deadline = time.monotonic() + WORK_S
+    while True:
+        described = admin.describe_consumer_groups([group])[group].result()
+        if sum(bool(member.assignment.topic_partitions) for member in described.members) == workers:
+            return
+        assert time.monotonic() < deadline, described.members
+        time.sleep(0.05)
 
 
 def read_topic(settings: Settings, topic: str, partition: int) -> list[Any]:

@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ import tapes
 from app.config import Settings, load_settings
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.redis_latest import latest_key
-from app.topics import delete_topics, ensure_topics, partitions_of
+from app.topics import ROLES, delete_topics, ensure_topics, partitions_of
 from app.worker import run_worker
+from replay.audit import audit
+from replay.parity import parity
 from replay.reader import ArchiveReader
 from schemas import feature_sets
 from schemas.codec import DeadLetterCodec
@@ -45,7 +47,11 @@ class Place:
     broker: EmbeddedBroker | None = None
 
     def settings(self, **chosen: Any) -> Settings:
+        """Topics of its own; Redis is emptied, for its keys have no prefix and an equal T stays."""
         name = uuid4().hex[:8]
+        if "127.0.0.1" in self.redis_url:
+            with redis.Redis.from_url(self.redis_url) as client:
+                client.flushall()
         made = load_settings(**{
             "brokers": self.brokers, "broker_is_embedded": self.is_embedded, "redis_url": self.redis_url,
             "topic_prefix": f"t{name}.", "partitions": 2, "registry": str(self.folder / "schemas.json"),
@@ -115,30 +121,53 @@ def test_every_batch_size_counts_every_record_exactly_once(embedded: Place, batc
 
 def test_all_three_agents_in_one_worker(embedded: Place) -> None:
     settings = embedded.settings()
-    feature_set = feature_sets.load(settings.feature_set)
     raw = market(settings, 5_000)
     ends = [len(rows) for rows in raw]
     with run.Worker(settings) as worker:
         run.publish(settings, raw)
-        run.wait_committed(settings, worker, ends)
-        vectors = [len(run.read_topic(settings, feature_set.topic, p)) for p in range(2)]
-        run.wait_committed(settings, worker, vectors, feature_set.topic, "latest")
-        run.wait_committed(settings, worker, ends, TAPE, "archive")
-        run.wait_committed(settings, worker, vectors, feature_set.topic, "archive")
+        wait_done(settings, worker, ends, ROLES)
         assert worker.stop() < 10
-    expected = run.oracle(settings, raw)
+    assert_latest(settings, run.oracle(settings, raw))
+    assert_archived(settings, ends)
+
+
+def wait_done(settings: Settings, worker: run.Worker, ends: list[int], roles: Collection[str]) -> None:
+    """Until every role has committed all there is."""
+    run.wait_committed(settings, worker, ends)
+    features = feature_sets.load(settings.feature_set).topic
+    vectors = [len(run.read_topic(settings, features, p)) for p in range(settings.partitions)]
+    if "latest" in roles:
+        run.wait_committed(settings, worker, vectors, features, "latest")
+    if "archive" in roles:
+        run.wait_committed(settings, worker, ends, TAPE, "archive")
+        run.wait_committed(settings, worker, vectors, features, "archive")
+
+
+def assert_latest(settings: Settings, expected: run.Outcome) -> None:
+    """Redis has the newest vector of every instrument."""
     newest = {name: value for (name, _), value in sorted(expected.vectors.items())}
     with redis.Redis.from_url(settings.redis_url) as client:
-        assert {name: client.get(latest_key(feature_set.id, name)) for name in newest} == newest
+        assert {name: client.get(latest_key(settings.feature_set, name)) for name in newest} == newest
+
+
+def assert_archived(settings: Settings, ends: list[int]) -> None:
+    """Every offset of the tape is in the archive once, and its replay gives every archived vector to the bit."""
+    checked = audit(settings.archive_dir)
+    assert checked.ok, checked.json()
     archive = ArchiveReader(settings.archive_dir)
     assert [sum(s.rows for s in archive.segments(p)) for p in archive.partitions()] == ends
+    compared = parity(archive, feature_sets.load(settings.feature_set), batch_size=64)
+    assert compared.ok, compared.json()
+    assert compared.compared > 100
 
 
-def kill_and_resume(settings: Settings, raw: list[run.Raw], chance: random.Random) -> None:
+def kill_and_resume(
+    settings: Settings, raw: list[run.Raw], chance: random.Random, roles: Collection[str] = ("features",)
+) -> None:
     """Kill the worker at random moments while the tape grows, once with the loss of its folder."""
     shares = KILLS + 1
     cuts = [[len(rows) * i // shares for rows in raw] for i in range(shares + 1)]
-    worker = run.Worker(settings, ["features"])
+    worker = run.Worker(settings, roles)
     try:
         for i in range(shares):
             run.publish(settings, [rows[cuts[i][p] : cuts[i + 1][p]] for p, rows in enumerate(raw)])
@@ -148,18 +177,21 @@ def kill_and_resume(settings: Settings, raw: list[run.Raw], chance: random.Rando
                 worker.kill()
                 if i == KILLS // 2:
                     shutil.rmtree(settings.data_dir / "features")
-                worker = run.Worker(settings, ["features"])
-        run.wait_committed(settings, worker, cuts[-1])
+                worker = run.Worker(settings, roles)
+        wait_done(settings, worker, cuts[-1], roles)
         assert worker.stop() < 10
     finally:
         worker.kill()
 
 
 def test_kills_and_a_lost_folder_leave_no_trace_on_the_embedded_broker(embedded: Place) -> None:
-    settings = embedded.settings(batch_size=64, epoch_s=0.1)
+    settings = embedded.settings(batch_size=64, epoch_s=0.1, archive_flush_s=0.2)
     raw = market(settings)
-    kill_and_resume(settings, raw, random.Random(SEED))
-    assert_equals_oracle(settings, raw, run.oracle(settings, raw))
+    expected = run.oracle(settings, raw)
+    kill_and_resume(settings, raw, random.Random(SEED), ROLES)
+    assert_equals_oracle(settings, raw, expected)
+    assert_latest(settings, expected)
+    assert_archived(settings, [len(rows) for rows in raw])
 
 
 @pytest.mark.kafka
@@ -199,7 +231,7 @@ def test_two_workers_share_and_take_over(kafka: str, tmp_path: Path) -> None:
         assert "stood still" in a.words()
         with run.Worker(third, ["features"]) as c:
             share(3)
-            time.sleep(1.0)  # in which the third may have joined, or not
+            run.wait_shared(first, 2)
             b.kill()
             share(4)
             run.wait_committed(third, c, cuts[5])
@@ -263,3 +295,14 @@ def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ONETAPE_EPOK_S", "1")
     with pytest.raises(UsageError, match="ONETAPE_EPOK_S is no setting"):
         load_settings()
+
+
+def test_a_signal_while_starting_is_a_clean_stop(embedded: Place) -> None:
+    """At any moment from the lock on: compiling, joining the group, recovering."""
+    settings = embedded.settings()
+    for delay_s in (0.0, 0.5, 1.5):
+        with run.Worker(settings) as worker:
+            run.wait_locked(settings, worker)
+            time.sleep(delay_s)
+            assert worker.stop() < 10
+        (settings.data_dir / "worker.lock").unlink()
