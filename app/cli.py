@@ -7,6 +7,7 @@ Errors: exit codes 0 fine, 1 a check failed, 2 wrong usage, 3 a dependency is mi
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -75,12 +76,13 @@ def demo(
 @cli.command()
 def worker(
     roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive.")] = "",
+    with_parent: Annotated[bool, typer.Option("--with-parent", help="Stop when stdin ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the agents against Kafka until stopped. Settings come from ONETAPE_* variables."""
     from app.config import load_settings
     from app.topics import ROLES
-    from app.worker import run_worker
+    from app.worker import run_worker, stop_with_parent
 
     wanted = frozenset(role.strip() for role in roles.split(",") if role.strip()) or frozenset(ROLES)
     unknown = wanted - frozenset(ROLES)
@@ -89,6 +91,8 @@ def worker(
             f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(ROLES)), was=roles,
             action="name some of these, separated by commas",
         )  # fmt: skip
+    if with_parent:
+        stop_with_parent()
     run_worker(load_settings(), wanted)
     payload = {"stopped": True, "roles": sorted(wanted)}
     Report(as_json).result(payload, lambda console: None)
@@ -289,15 +293,18 @@ def audit(archive: Archive, as_json: Json = False) -> None:
     with report.step(f"Auditing {archive}"):
         found = run(archive)
     payload = found.json()
-    report.result(payload, lambda console: _show_checked(console, "Audit", payload, "holes"))
+    report.result(
+        payload, lambda console: _show_checked(console, "Audit", payload, "holes", "doubles", "torn", "unpublished")
+    )
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
 
 
-def _show_checked(console: Any, title: str, payload: dict[str, Any], details: str) -> None:
+def _show_checked(console: Any, title: str, payload: dict[str, Any], *details: str) -> None:
     console.print(facts({key: value for key, value in payload.items() if not isinstance(value, list | dict)}, title))
-    for line in payload.get(details) or []:
-        console.print(f"  {line}", markup=False)
+    for name in details:
+        for line in payload[name]:
+            console.print(f"  {name}: {line}", markup=False)
 
 
 def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) -> None:
@@ -346,6 +353,9 @@ def _refused_by_the_machine(error: OSError) -> DependencyDown:
 def main() -> None:
     """Entry point of the console script."""
     report = Report("--json" in sys.argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that what was started is stopped, and nothing stays half
+    code: Any = INTERRUPTED
     try:
         code = cli(prog_name="onetape", standalone_mode=False)
     except OnetapeError as error:
@@ -360,15 +370,23 @@ def main() -> None:
         )
         code = UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        report.say("onetape: interrupted; nothing half-written stays behind")
-        code = INTERRUPTED
+        pass
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         code = CheckFailed.exit_code
     except OSError as error:
         report.error(_refused_by_the_machine(error))
+        _forget_stdout()
         code = DependencyDown.exit_code
+    if code == INTERRUPTED:
+        report.say("onetape: interrupted; nothing half-written stays behind")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forget_stdout() -> None:
+    """What stdout did not take is not tried again at the end of the process."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -37,12 +37,13 @@ from app.cuts import random_cuts
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.importer import import_recording
 from app.publish import Progress, Publisher, play
-from app.report import Report, facts, grid, shares, shown, utc
+from app.redis_latest import check_redis
+from app.report import Advance, Report, facts, grid, shares, utc
 from app.synthetic import write_recording
 from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
 from replay.dataset import Recipe, build
 from replay.parity import parity
-from replay.publication import disk_errors, refuse_content
+from replay.publication import disk_errors, empty, locked, refuse_content
 from replay.reader import ArchiveReader
 from schemas import feature_sets
 from schemas.codec import TapeCodec
@@ -72,10 +73,10 @@ def run_demo(
     begun = time.monotonic()
     if source is not None:
         ArchiveReader(source)  # refused before anything is removed
-    folder = _folder(out, source)
-    source = source or _generated(report, folder)
-    partitions = ArchiveReader(source).head.partitions
     with ExitStack() as stack:
+        folder = _folder(stack, out, source)
+        source = source or _generated(report, folder)
+        partitions = ArchiveReader(source).head.partitions
         settings = _settings(stack, report, folder, brokers, redis_url, batch_size, partitions)
         events = _live(stack, report, folder, source, settings)
         latest = _latest(settings)
@@ -107,7 +108,7 @@ def _dataset(archive: Path, datasets: Path, feature_set: str, progress: Callable
     return {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")}
 
 
-def _folder(out: Path | None, source: Path | None) -> Path:
+def _folder(stack: ExitStack, out: Path | None, source: Path | None) -> Path:
     """An empty folder of our own: the default one is made anew, another must not hold anything."""
     folder = FOLDER if out is None else out
     if source is not None and source.resolve().is_relative_to(folder.resolve()):
@@ -115,11 +116,13 @@ def _folder(out: Path | None, source: Path | None) -> Path:
             f"{source} would be overwritten", expected=f"an archive outside {folder}", was=str(source),
             action="name another folder with --out",
         )  # fmt: skip
-    if out is None and folder.exists():
-        shutil.rmtree(folder)
-    refuse_content(folder)
+    if out is not None:
+        refuse_content(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(folder))
+        if out is None:
+            empty(folder)
     return folder
 
 
@@ -158,6 +161,7 @@ def _settings(
         with report.step("Starting Redis"):
             chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
     settings = load_settings(**chosen)
+    check_redis(settings.redis_url)
     if brokers is not None:
         ensure_topics(settings)
         stack.callback(delete_topics, settings)
@@ -171,17 +175,17 @@ class _Worker:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "worker"], env=environment(settings), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", "app.cli", "worker", "--with-parent"], env=environment(settings),
+                stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     def alive(self) -> None:
         """Raise when the worker has ended by itself."""
         code = self._process.poll()
         if code is not None:
-            last = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["no word"]
+            words = self._log.read_text(errors="replace").strip().rpartition("\n")[2].partition(" Action: ")[0]
             raise DependencyDown(
-                "the worker ended", expected="a worker that reads on", was=f"exit code {code}: {last[0]}",
+                "the worker ended", expected="a worker that reads on", was=f"exit code {code}: {words or 'no word'}",
                 action=f"read {self._log}",
             )  # fmt: skip
 
@@ -217,14 +221,19 @@ def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings
         with report.step(f"Playing {source} through broker and worker") as advance:
             publisher = Publisher(settings)
             published = play(source, publisher, codec, on_tape, worker.alive, advance)
-        with report.step("Waiting until everything is committed and archived"):
-            on_tape.wait(_reached(on_tape.ends()), worker.alive)
-            on_vectors.wait(_reached(on_vectors.ends()), worker.alive)
+        with report.step("Waiting until everything is committed and archived") as advance:
+            on_tape.wait(_reached(on_tape.ends(), advance), worker.alive)
+            on_vectors.wait(_reached(on_vectors.ends(), advance), worker.alive)
     return published
 
 
-def _reached(ends: list[int]) -> Callable[[list[int]], bool]:
-    return lambda committed: all(now >= end for now, end in zip(committed, ends, strict=True))
+def _reached(ends: list[int], advance: Advance) -> Callable[[list[int]], bool]:
+    def reached(committed: list[int]) -> bool:
+        left = sum(max(end - now, 0) for now, end in zip(committed, ends, strict=True))
+        advance(1 - left / max(sum(ends), 1))
+        return not left
+
+    return reached
 
 
 def _latest(settings: Settings) -> dict[str, Any]:
@@ -283,7 +292,7 @@ def _told(built: Mapping[str, Any]) -> str:
 
 def _state_table(value: Mapping[str, float | None]) -> Table:
     """Features without a window, two to a row."""
-    rows = [[name, shown(number)] for name, number in value.items() if not _WINDOWED.fullmatch(name)]
+    rows = [[name, _short(number)] for name, number in value.items() if not _WINDOWED.fullmatch(name)]
     half = (len(rows) + 1) // 2
     rows += [["", ""]] * (2 * half - len(rows))
     return grid(None, ["feature", "value", "feature", "value"], [rows[i] + rows[half + i] for i in range(half)])
@@ -296,5 +305,10 @@ def _window_table(value: Mapping[str, float | None]) -> Table:
         if match := _WINDOWED.fullmatch(name):
             families.setdefault(match[1], {})[match[2]] = number
     windows = list(dict.fromkeys(window for family in families.values() for window in family))
-    rows = [[name, *(shown(family.get(window)) for window in windows)] for name, family in families.items()]
+    rows = [[name, *(_short(family.get(window)) for window in windows)] for name, family in families.items()]
     return grid(None, ["over the last", *windows], rows)
+
+
+def _short(number: float | None) -> str:
+    """Seven digits, so that the tables fit a narrow terminal; the exact value is in --json."""
+    return "-" if number is None else f"{number:,.7g}"

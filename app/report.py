@@ -10,8 +10,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -25,8 +26,10 @@ Advance = Callable[[float], None]
 """Called with the fraction done, 0 to 1."""
 
 
-def _console(file: TextIO) -> Console:
-    """As wide as the terminal; a file or a pipe has no width to keep to."""
+def _console(file: TextIO | None) -> Console:
+    """As wide as the terminal; a file or a pipe has no width to keep to, and a closed stream takes everything."""
+    if file is None:
+        return Console(file=StringIO())
     return Console(file=file, soft_wrap=True, width=None if file.isatty() else 160)
 
 
@@ -57,18 +60,22 @@ class Report:
     def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
         """The result: the payload as JSON, or what `show` prints."""
         if self.as_json:
-            sys.stdout.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
+            self._out.file.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
         else:
             show(self._out)
-        sys.stdout.flush()
+        self._out.file.flush()
 
     def error(self, error: OnetapeError) -> None:
         """One line on stderr, and the JSON object where one was asked for."""
         line = str(error).translate(_VISIBLE)
-        sys.stderr.write(f"onetape: {line}\n")
+        self._err.file.write(f"onetape: {line}\n")
         if self.as_json:
             told = {"fact": error.fact, "expected": error.expected, "was": error.was, "action": error.action}
-            sys.stdout.write(json.dumps({"error": told, "exit_code": error.exit_code}, ensure_ascii=False) + "\n")
+            with suppress(OSError):  # stdout may be what failed; stderr has said it
+                self._out.file.write(
+                    json.dumps({"error": told, "exit_code": error.exit_code}, ensure_ascii=False) + "\n"
+                )
+                self._out.file.flush()
 
 
 _VISIBLE = {code: f"\\x{code:02x}" for code in [*range(32), 127]}

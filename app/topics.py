@@ -7,6 +7,7 @@ Errors: DependencyDown when the broker does not answer; UsageError for a topic w
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -86,7 +87,7 @@ def ensure_topics(settings: Settings) -> None:
 
 
 def delete_topics(settings: Settings) -> None:
-    """Delete every topic of these settings: for runs under a prefix of their own."""
+    """Delete every topic and group of these settings: for runs under a prefix of their own."""
     admin = _admin(settings)  # its futures end with it
     futures = admin.delete_topics(sorted(partitions_of(settings)))
     for future in futures.values():
@@ -95,6 +96,9 @@ def delete_topics(settings: Settings) -> None:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise broker_down(settings.brokers, str(error.args[0])) from error
+    for left in admin.delete_consumer_groups(sorted(groups(settings).values())).values():
+        with suppress(KafkaException):  # a group that never joined, or that its members are just leaving
+            left.result()
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:

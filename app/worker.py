@@ -13,7 +13,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 0.2
 STOP_S: Final = 4.0
+PARENTLESS_S: Final = 15.0
 QUIET: Final = {
     "faust": logging.ERROR,
     "mode": logging.ERROR,
@@ -55,6 +60,18 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
         with _owned(settings.data_dir):
             asyncio.run(_serve(settings, roles))
     return 0
+
+
+def stop_with_parent() -> None:
+    """Stop as on SIGTERM when stdin ends, as it does when whoever started us dies; by force if that takes too long."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PARENTLESS_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextmanager
