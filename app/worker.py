@@ -23,13 +23,13 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from faust.exceptions import ProducerSendError
+from faust.exceptions import ConsistencyError, ProducerSendError
 
 from app.config import Settings
 from app.redis_latest import check_redis
 from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
 from app.topics import ROLES, ensure_topics
-from schemas.errors import CheckFailed, OnetapeError, UsageError
+from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,18 @@ def _log(level: str) -> None:
 def _is_ours(record: logging.LogRecord) -> bool:
     """Errors for people are told once, by the command line; Faust would add a traceback to them."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, OnetapeError | ProducerSendError)
+    return not isinstance(error, OnetapeError | ProducerSendError | ConsistencyError)
+
+
+def _named(error: BaseException, settings: Settings) -> BaseException:
+    """Faust's word for states of another broker, as an error for people."""
+    if not isinstance(error, ConsistencyError):
+        return error
+    return StateRefused(
+        f"the states in {settings.data_dir} are ahead of their changelog",
+        expected="the changelog they were saved with", was="a broker that does not have it",
+        action="use the broker these states belong to, or delete the folder for a new one",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -162,7 +173,7 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
                     await stop.wait()
         failures += await _stop(started, starting, is_clean=not failures)
         if failures:
-            raise failures[0]
+            raise _named(failures[0], settings)
 
 
 async def _guarded_start(role: Role, fail: Fail) -> None:
