@@ -28,6 +28,7 @@ from replay.digest import code_digest, vectors_digest
 from replay.publication import disk_errors, new_folder, refuse_content
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, from_events
+from schemas.errors import UsageError
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
@@ -111,6 +112,15 @@ def replay(
     `last_offsets` ends each partition named in it at that offset (a partition not named is left out), as if the
     archive had been written no further.
     """
+    if symbols is not None and not symbols:
+        raise UsageError(
+            "no instrument is named", expected="at least one", was="none", action="name some, or leave them out"
+        )
+    if from_ns is not None and to_ns is not None and from_ns >= to_ns:
+        raise UsageError(
+            "the span of time is empty", expected="a first time before the end", was=f"{from_ns} to {to_ns}",
+            action="exchange the two times",
+        )  # fmt: skip
     archive.check_symbols(symbols or ())
     ends = last_offsets if last_offsets is not None else dict.fromkeys(archive.partitions())
     counter = _Counter(sum(segment.rows for p in ends for segment in archive.segments(p)), progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
@@ -47,6 +48,10 @@ MISTAKES = [
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "micro@9"), 2, "micro@1"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", "BINANCE_USDM:BTCUSD"), 2, "BTCUSDT"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--from", "yesterday"), 2, "ISO 8601"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", ","), 2, "no instrument"),
+    Mistake(
+        ("replay", "--archive", "{archive}", "--out", "{out}", "--from", "2030-01-01", "--to", "2020-01-01"), 2, "span"
+    ),
     Mistake(("replay", "--archive", "{archive}", "--out", "{foreign}"), 2, "Action"),
     Mistake(
         ("dataset", "build", "--archive", "{archive}", "--datasets", "{out}", "--split", "a=0.5,b=0.6"), 2, "Action"
@@ -138,6 +143,53 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     assert code == 130, log.read_text()
     assert "Traceback" not in log.read_text()
     assert not archive.parent.exists()
+
+
+def test_a_full_stdout_is_one_line(places: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "app.cli", "archive", "audit", "--archive", str(places["archive"]), "--json"]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "Action: " in done.stderr
+
+
+def test_a_killed_demo_takes_its_worker_along(places: dict[str, Path], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "demo",
+        "--from",
+        str(places["archive"]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        demo = subprocess.Popen(command, stdout=log, stderr=log)
+    lock = tmp_path / "out" / "state" / "worker.lock"
+    wait_until(lock.exists, 30)
+    demo.kill()
+    demo.wait()
+    wait_until(lambda: is_free(lock), 30)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    """Fail when it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_free(lock: Path) -> bool:
+    """Whether nobody holds a lock file."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def test_a_reader_that_goes_away_is_no_traceback(places: dict[str, Path]) -> None:
