@@ -28,7 +28,7 @@ from app.archive_files import ArchiveFiles
 from app.config import Settings
 from app.producer import DeliveryFailed, Producer
 from app.redis_latest import RedisLatest
-from app.topics import changelog_topic, groups, wire_topic
+from app.topics import changelog_topic, groups, tape_origin, wire_topic
 from app.transport import FETCH_RECORDS, Consumer, Transport
 from replay.archive import live
 from schemas import feature_sets
@@ -216,7 +216,9 @@ def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
     """
     feature_set = feature_sets.load(settings.feature_set)
     registry = open_registry(settings.registry)
-    writer = stack.enter_context(live(settings.archive_dir, settings.partitions, settings.archive_segment_rows))
+    writer = stack.enter_context(
+        live(settings.archive_dir, settings.partitions, settings.archive_segment_rows, origin=tape_origin(settings))
+    )
     sink = stack.enter_context(ArchiveFiles(writer))
     vectors = {feature_set.topic: VectorCodec(registry, feature_set)}
     reader = ArchiveReader(TapeCodec(registry), DeadLetterCodec(registry), vectors, settings.topic_prefix)

@@ -18,7 +18,7 @@ from app.config import Settings
 from app.publish import broker_down
 from schemas import feature_sets, limits
 from schemas.errors import UsageError
-from schemas.topics import TOPICS, Topic
+from schemas.topics import TAPE, TOPICS, Topic
 
 ROLES: Final = ("features", "latest", "archive")
 ANSWER_S: Final = 5.0
@@ -42,6 +42,16 @@ def groups(settings: Settings) -> dict[str, str]:
 def changelog_topic(settings: Settings) -> str:
     """Changelog of the features agent's state table, as Faust names it."""
     return f"{groups(settings)['features']}-state-changelog"
+
+
+def tape_origin(settings: Settings) -> str:
+    """Which tape this is, for its archive: the broker's own id and the topic. Errors: DependencyDown."""
+    admin = _admin(settings)
+    try:
+        cluster = admin.list_topics(timeout=ANSWER_S).cluster_id
+    except KafkaException as error:
+        raise broker_down(settings.brokers, error.args[0].str()) from error
+    return f"kafka:{cluster}/{wire_topic(settings, TAPE)}"
 
 
 def partitions_of(settings: Settings) -> dict[str, int]:

@@ -1,16 +1,17 @@
 """The archive: every topic as Parquet segments in Hive folders, complete from its first offset to its last.
 
 Input: tape columns, vectors and dead letters with their Kafka offsets, through `ArchiveWriter`.
-State: `archive.json` (format version, tape partitions, feature sets) and the segments of `replay.segments`.
+State: `archive.json` (format version, tape partitions, feature sets, origin) and the segments of `replay.segments`.
 Output: an archive that `replay.reader.ArchiveReader` reads.
 Units: offsets are Kafka offsets; rows.
-Errors: UsageError (two writers, another partition count, a folder that is no archive), ArchiveHole (a jump forward in
-the offsets), SegmentTorn (what is there is not whole), DependencyDown (the disk refuses).
+Errors: UsageError (two writers, another origin or partition count, a folder that is no archive), ArchiveHole (a jump
+forward in the offsets), SegmentTorn (what is there is not whole), DependencyDown (the disk refuses).
 
 Two ways to write:
     with staged(path, partitions=4) as writer: ...      all or nothing, for imports
-    with live(path, partitions=4) as writer: ...        segment by segment, for the archive agent; `flush()` publishes
-Both skip rows that are archived already, so at-least-once delivery and a repeated import do no harm.
+    with live(path, partitions=4, origin=...) as writer: ...     segment by segment, for the archive agent, on `flush()`
+Both skip rows whose offsets are archived already, so at-least-once delivery and a repeated import do no harm. That
+holds within one origin only, so both refuse an archive of another one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from replay import rows as kinds
 from replay import segments as files
 from replay.folder import (
     HEAD,
+    IMPORT,
     PENDING,
     Head,
     checked_head,
@@ -156,15 +159,19 @@ class ArchiveWriter:
             return
         if known is not None:
             raise other_features(feature_set, known)
-        told = Head(self._head.partitions, {**self._head.feature_sets, feature_set.id: list(feature_set.features)})
+        feature_sets = {**self._head.feature_sets, feature_set.id: list(feature_set.features)}
+        told = replace(self._head, feature_sets=feature_sets)
         with disk_errors(self._root):
             files.write_json(self._root / HEAD, told.json())
         self._head = told
 
 
 @contextmanager
-def live(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Iterator[ArchiveWriter]:
-    """A writer whose `flush` publishes; makes the archive where there is none. Leaving flushes unless it failed."""
+def live(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS, *, origin: str) -> Iterator[ArchiveWriter]:
+    """A writer whose `flush` publishes; makes the archive where there is none. Leaving flushes unless it failed.
+
+    `origin` names the broker and topic whose offsets these are; an archive of another origin is refused.
+    """
     if path.exists() and not (path / HEAD).exists():
         refuse_other_content(path)
     with disk_errors(path):
@@ -172,8 +179,8 @@ def live(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Itera
     with locked(path):
         if not (path / HEAD).exists():
             with disk_errors(path):
-                files.write_json(path / HEAD, Head(partitions, {}).json())
-        head = checked_head(path, partitions)
+                files.write_json(path / HEAD, Head(partitions, {}, origin).json())
+        head = checked_head(path, partitions, origin)
         with disk_errors(path):
             sweep(path)
         writer = ArchiveWriter(path, head, _last_offsets(path), segment_rows)
@@ -194,17 +201,18 @@ def staged(path: Path, partitions: int, segment_rows: int = SEGMENT_ROWS) -> Ite
         return
     if path.exists():
         refuse_other_content(path)
+    head = Head(partitions, {}, IMPORT)
     with new_folder(path) as staging:
         with disk_errors(path):
-            files.write_json(staging / HEAD, Head(partitions, {}).json())
-        writer = ArchiveWriter(staging, Head(partitions, {}), {}, segment_rows)
+            files.write_json(staging / HEAD, head.json())
+        writer = ArchiveWriter(staging, head, {}, segment_rows)
         yield writer
         writer.flush()
 
 
 @contextmanager
 def _staged_into(path: Path, partitions: int, segment_rows: int) -> Iterator[ArchiveWriter]:
-    head, staging = checked_head(path, partitions), path / STAGING
+    head, staging = checked_head(path, partitions, IMPORT), path / STAGING
     with disk_errors(path):
         sweep(path)
         staging.mkdir()

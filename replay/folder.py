@@ -1,8 +1,8 @@
 """The folder of an archive: what it says about itself, and how it is tidied after a kill.
 
-State: `archive.json` with the format version, the tape's partition count and each feature set's column names;
-`pending.json` while a commit moves segments in.
-Errors: ArchiveMissing, UsageError (no archive of this version, another partition count or feature set).
+State: `archive.json` with the format version, the tape's partition count, each feature set's column names and the
+origin, which says whose offsets the archive's are; `pending.json` while a commit moves segments in.
+Errors: ArchiveMissing, UsageError (no archive of this version, another origin, partition count or feature set).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from schemas.feature_sets import FeatureSet
 FORMAT = "onetape-archive"
 VERSION = 1
 HEAD = "archive.json"
+IMPORT = "import"
+"""Origin of an archive that importers write: its offsets are its own, no broker has them."""
 PENDING = "pending.json"
 """Names of segments that are being moved in; while it stands, readers and the next writer treat them as not there."""
 _PLACE = re.compile(r"topic=([A-Za-z0-9._-]+)/partition=(\d{1,9})(/\d{19}-\d{19}\.parquet)?")
@@ -29,10 +31,14 @@ _PLACE = re.compile(r"topic=([A-Za-z0-9._-]+)/partition=(\d{1,9})(/\d{19}-\d{19}
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Content of archive.json: tape partitions, and the column names of each feature set by id."""
+    """Content of archive.json: tape partitions, the column names of each feature set by id, and the origin.
+
+    Offsets mean the same record only within one origin, so an archive takes rows of no other.
+    """
 
     partitions: int
     feature_sets: dict[str, list[str]]
+    origin: str
 
     def json(self) -> dict[str, Any]:
         """As it is stored."""
@@ -44,14 +50,14 @@ def read_head(path: Path) -> Head:
     try:
         content = json.loads((path / HEAD).read_bytes())
         known = content["format"] == FORMAT and content["version"] == VERSION
-        head = Head(int(content["partitions"]), dict(content["feature_sets"]))
+        head = Head(int(content["partitions"]), dict(content["feature_sets"]), str(content.get("origin", IMPORT)))
     except OSError:
         raise ArchiveMissing(
             f"there is no archive at {path}", expected=f"a folder with {HEAD}",
             was="a folder without it" if path.is_dir() else "no such folder",
             action="name an archive with --archive, or make one with `onetape import`",
         ) from None  # fmt: skip
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise UsageError(
@@ -99,9 +105,16 @@ def sweep(path: Path) -> None:
             parquet.unlink()
 
 
-def checked_head(path: Path, partitions: int) -> Head:
-    """archive.json, which must be of that many partitions."""
+def checked_head(path: Path, partitions: int, origin: str) -> Head:
+    """archive.json, which must be of that origin and that many partitions."""
     head = read_head(path)
+    if head.origin != origin:
+        raise UsageError(
+            f"{path} is the archive of another tape, whose offsets mean other records", expected=f"origin {origin}",
+            was=f"origin {head.origin}",
+            action="name another --archive" if origin == IMPORT
+            else "archive into another folder: set ONETAPE_ARCHIVE_DIR",
+        )  # fmt: skip
     if head.partitions != partitions:
         raise UsageError(
             f"{path} has another partition count", expected=f"{partitions} tape partitions",

@@ -107,6 +107,10 @@ def tick(time: int) -> Event:
     return Event(CLOCK_KEY, time, time, Kind.TICK, {"time": time})
 
 
+KAFKA = "kafka:probe/market.events.v1"
+"""Origin of archives as a worker writes them."""
+
+
 def archive_of(path: Path, parts: Iterable[Columns], partitions: int = 2, segment_rows: int = 700) -> Path:
     """An archive of those columns."""
     with staged(path, partitions, segment_rows) as writer:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -16,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import events
-from tapes import INSTRUMENTS, archive_of, market, tape
+from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
 
 from replay.archive import live, staged
 from replay.audit import audit
+from replay.folder import IMPORT
 from replay.reader import ArchiveReader
 from replay.rows import GROUP_NUMBERS_MAX, TapeRows, group_ends
 from schemas.columns import Columns, from_events, to_events
@@ -75,13 +77,13 @@ def test_filters_keep_ticks_and_offsets(small: Path) -> None:
 
 def test_live_writer_continues_and_skips_what_it_has(tmp_path: Path) -> None:
     path, whole = tmp_path / "archive", tape(market(3, 500, 3), 1)[0]
-    with live(path, 1, 100) as writer:
+    with live(path, 1, 100, origin=KAFKA) as writer:
         assert writer.append_tape(whole.slice(0, 250)) == 250
         assert writer.pending_rows == 50
         assert [segment.rows for segment in writer.flush()] == [50]
         assert writer.append_tape(whole.slice(200, 260)) == 10
         assert writer.append_tape(whole.slice(100, 130)) == 0
-    with live(path, 1, 100) as writer:
+    with live(path, 1, 100, origin=KAFKA) as writer:
         assert writer.next_offset(TAPE, 0) == 260
         assert writer.next_offset(DEAD_LETTERS, 0) is None
         with pytest.raises(ArchiveHole, match=r"expected offset 260, was offset 261.*Action"):
@@ -91,10 +93,34 @@ def test_live_writer_continues_and_skips_what_it_has(tmp_path: Path) -> None:
     assert audit(path).ok
 
 
+def test_an_archive_takes_rows_of_its_own_origin_only(tmp_path: Path) -> None:
+    whole = tape(market(3, 300, 3), 1)[0]
+    kafka, imported = tmp_path / "kafka", archive_of(tmp_path / "imported", [whole], 1)
+    with live(kafka, 1, origin=KAFKA) as writer:
+        writer.append_tape(whole.slice(0, 100))
+    with live(kafka, 1, origin=KAFKA) as writer:
+        assert writer.append_tape(whole) == len(whole) - 100, "a second worker on the same tape goes on"
+    before = [stored(kafka), stored(imported)]
+    for path, was in ((imported, "import"), (kafka, KAFKA)):
+        action = r"origin kafka:new/tape, was origin .*Action: .*ONETAPE_ARCHIVE_DIR"
+        with pytest.raises(UsageError, match=action) as raised, live(path, 1, origin="kafka:new/tape"):
+            pass
+        assert f"was origin {was}" in str(raised.value)
+    with pytest.raises(UsageError, match=r"expected origin import.*Action: name another --archive"), staged(kafka, 1):
+        pass
+    head = json.loads((imported / "archive.json").read_bytes())
+    assert head.pop("origin") == "import"
+    (imported / "archive.json").write_text(json.dumps(head))
+    with staged(imported, 1) as writer:
+        assert writer.append_tape(whole) == 0, "an archive that tells no origin was imported"
+    assert [stored(kafka), stored(imported)] == before
+
+
 def test_offsets_inside_a_batch_are_dense(tmp_path: Path) -> None:
     whole = tape(market(3, 100, 3), 1)[0]
     holed = Columns.concat([whole.slice(0, 5), whole.slice(6, 9)])
-    with pytest.raises(ArchiveHole, match="expected offset 5, was offset 6"), live(tmp_path / "a", 1) as writer:
+    jump, path = "expected offset 5, was offset 6", tmp_path / "a"
+    with pytest.raises(ArchiveHole, match=jump), live(path, 1, origin=KAFKA) as writer:
         writer.append_tape(holed)
 
 
@@ -122,8 +148,8 @@ def test_a_failing_import_leaves_nothing(tmp_path: Path, error: type[BaseExcepti
 
 
 def test_writers_exclude_each_other_and_other_content(tmp_path: Path, small: Path) -> None:
-    for again in (live, staged):
-        with live(small, 2), pytest.raises(UsageError, match=r"another process.*Action"), again(small, 2):
+    for again in (partial(live, origin=IMPORT), staged):
+        with staged(small, 2), pytest.raises(UsageError, match=r"another process.*Action"), again(small, 2):
             pass
         with pytest.raises(UsageError, match="partition count"), again(small, 3):
             pass
@@ -219,7 +245,7 @@ def test_a_doubled_segment_is_refused_and_named(small: Path) -> None:
     part = Columns.concat(list(ArchiveReader(small).batches(1)))
     first = 250
     other = small.parent / "other"
-    with live(other, 2) as writer:
+    with live(other, 2, origin=KAFKA) as writer:
         writer.append_tape(part.slice(first, first + 30))
     for suffix in (".parquet", ".json"):
         shutil.copy(files_of(other, suffix)[0], files_of(small, suffix)[0].parent)
@@ -241,16 +267,18 @@ def test_row_groups_are_bounded_by_their_content() -> None:
 
 KILLED = """
     import os, sys
+    from functools import partial
     from pathlib import Path
     import pyarrow.parquet as pq
     from replay.archive import live, staged
-    from tests.tapes import market, tape
+    from tests.tapes import KAFKA, market, tape
 
     ROOT, MODE = Path(sys.argv[1]), sys.argv[2]
+    writing = partial(live, origin=KAFKA) if MODE == "live" else staged
     part = tape(market(9, 300, 2), 1)[0]
 
     def write(path):
-        with (live if MODE == "live" else staged)(path, 1, 100) as writer:
+        with writing(path, 1, 100) as writer:
             for at in range(0, 250, 50):
                 writer.append_tape(part.slice(at, at + 50))
 
@@ -285,6 +313,7 @@ KILLED = """
 def test_a_writer_killed_at_any_step_leaves_whole_segments(tmp_path: Path, mode: str) -> None:
     part = tape(market(9, 300, 2), 1)[0]
     begun = 120 if mode == "appended" else 0
+    writing = partial(live, origin=KAFKA) if mode == "live" else staged
     steps = 80
     if begun:
         for step in range(steps):
@@ -300,7 +329,7 @@ def test_a_writer_killed_at_any_step_leaves_whole_segments(tmp_path: Path, mode:
         assert kept == 250 if finished else kept in ((0, 100, 200, 250) if mode == "live" else (begun, 250))
         if kept:
             assert audit(path).ok
-        with (live if mode == "live" else staged)(path, 1, 100) as writer:
+        with writing(path, 1, 100) as writer:
             writer.append_tape(part)
         assert stored(path) == to_events(part)
         assert audit(path).ok
@@ -310,16 +339,17 @@ def test_a_writer_killed_at_any_step_leaves_whole_segments(tmp_path: Path, mode:
 
 FULL = """
     import resource, signal, sys
+    from functools import partial
     from pathlib import Path
     from replay.archive import live, staged
     from schemas.errors import DependencyDown
-    from tests.tapes import market, tape
+    from tests.tapes import KAFKA, market, tape
 
     path, part = Path(sys.argv[1]), tape(market(9, 3000, 20), 1)[0]
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
     try:
-        with (live if sys.argv[2] == "live" else staged)(path, 1) as writer:
+        with (partial(live, origin=KAFKA) if sys.argv[2] == "live" else staged)(path, 1) as writer:
             writer.append_tape(part)
     except DependencyDown as error:
         print(error)

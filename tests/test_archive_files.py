@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tapes import market, tape
+from tapes import KAFKA, market, tape
 
 from agents.bind import ArchiveReader as ArchiveBatches
 from agents.ports import RawBatch
@@ -95,7 +95,7 @@ def test_a_lane_cancelled_in_its_flush_loses_no_row_of_the_next(
     path = tmp_path / "archive"
 
     async def run() -> None:
-        with live(path, 1) as writer, ArchiveFiles(writer) as sink:
+        with live(path, 1, origin=KAFKA) as writer, ArchiveFiles(writer) as sink:
             await sink.append(part(0, 1_000))
             with slow_disk(monkeypatch) as began:
                 await cancelled_while_writing(sink, began)
@@ -111,7 +111,7 @@ def test_the_archive_closes_after_the_job_of_a_cancelled_lane(tmp_path: Path, mo
     path = tmp_path / "archive"
 
     async def run() -> None:
-        with slow_disk(monkeypatch) as began, live(path, 1) as writer, ArchiveFiles(writer) as sink:
+        with slow_disk(monkeypatch) as began, live(path, 1, origin=KAFKA) as writer, ArchiveFiles(writer) as sink:
             await sink.append(part(0, 1_000))
             flushing = asyncio.create_task(sink.flush(TAPE, 0))
             assert await asyncio.to_thread(began.wait, 5)
@@ -126,7 +126,7 @@ def test_rows_taken_while_a_file_is_written_wait_for_it(tmp_path: Path, monkeypa
     path = tmp_path / "archive"
 
     async def run() -> None:
-        with slow_disk(monkeypatch), live(path, 1, 300) as writer, ArchiveFiles(writer) as sink:
+        with slow_disk(monkeypatch), live(path, 1, 300, origin=KAFKA) as writer, ArchiveFiles(writer) as sink:
             await asyncio.gather(*(sink.append(part(at, at + 100)) for at in range(0, 900, 100)))
             await sink.flush(TAPE, 0)
             assert writer.pending_rows == 0
@@ -140,7 +140,7 @@ def test_a_flush_writes_its_own_partition_only(tmp_path: Path) -> None:
     first, second = tape(market(3, 600, 4), 2)
 
     async def run() -> None:
-        with live(path, 2) as writer, ArchiveFiles(writer) as sink:
+        with live(path, 2, origin=KAFKA) as writer, ArchiveFiles(writer) as sink:
             await sink.append(Part(first))
             await sink.append(Part(second))
             await sink.flush(TAPE, 1)
@@ -164,7 +164,7 @@ def test_a_foreign_message_among_the_dead_letters_is_archived_as_one(
     reader = ArchiveBatches(TapeCodec(registry), letters, {}, "live.")
 
     async def run() -> None:
-        with live(tmp_path / "archive", 1) as writer, ArchiveFiles(writer) as sink:
+        with live(tmp_path / "archive", 1, origin=KAFKA) as writer, ArchiveFiles(writer) as sink:
             await sink.append(await reader(raw, True, True, lambda: None))
 
     asyncio.run(run())

@@ -21,6 +21,7 @@ from replay.archive import live
 from replay.catalogue import dataset_ids, load_manifest
 from replay.dataset import Recipe, build, identify, verify
 from replay.driver import replay
+from replay.folder import IMPORT
 from replay.parity import matches
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, DependencyDown, OnetapeError, SegmentTorn, UsageError
@@ -80,7 +81,7 @@ def test_verify_rebuilds_and_compares(archive: ArchiveReader, tmp_path: Path) ->
     datasets = tmp_path / "datasets"
     dataset_id = build(archive, datasets, RECIPE, CUTS)["id"]
     assert verify(datasets, dataset_id)["equal"]
-    with live(archive.path, 2) as writer:
+    with live(archive.path, 2, origin=IMPORT) as writer:
         for part in TAPE:
             writer.append_tape(part)
     assert verify(datasets, dataset_id)["equal"], "an archive that has grown still holds the inputs"
@@ -114,13 +115,13 @@ def test_a_leak_is_not_published(archive: ArchiveReader, tmp_path: Path) -> None
 
 def test_live_vectors_that_differ_are_not_published(archive: ArchiveReader, tmp_path: Path) -> None:
     vectors = replay(archive, SET).vectors
-    with live(archive.path, 2) as writer:
+    with live(archive.path, 2, origin=IMPORT) as writer:
         writer.append_vectors(0, range(len(vectors)), vectors)
     archive = ArchiveReader(archive.path)
     assert build(archive, tmp_path / "good", RECIPE, CUTS)["parity"]["compared"] == len(vectors)
     changed = vectors.select(np.array([9]))
     changed.quality[0] ^= 1
-    with live(archive.path, 2) as writer:
+    with live(archive.path, 2, origin=IMPORT) as writer:
         writer.append_vectors(0, [len(vectors)], changed)
     with pytest.raises(CheckFailed, match=r"not published.*1 conflicting.*Action"):
         build(archive, tmp_path / "bad", RECIPE, CUTS)

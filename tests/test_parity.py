@@ -10,6 +10,7 @@ from tapes import archive_of, market, tape
 
 from replay.archive import live
 from replay.driver import replay
+from replay.folder import IMPORT
 from replay.parity import Parity, parity
 from replay.reader import ArchiveReader
 from schemas.errors import UsageError
@@ -30,7 +31,7 @@ def emitted(path: Path) -> Vectors:
 
 
 def archive_live(path: Path, vectors: Vectors) -> None:
-    with live(path, 2) as writer:
+    with live(path, 2, origin=IMPORT) as writer:
         first = writer.next_offset(SET.topic, 0) or 0
         writer.append_vectors(0, range(first, first + len(vectors)), vectors)
 

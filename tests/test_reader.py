@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tapes import archive_of, market, tape
+from tapes import KAFKA, archive_of, market, tape
 
 from replay.archive import live
 from replay.folder import hidden_segments
@@ -45,7 +45,7 @@ def vectors(times: Sequence[int], values: Sequence[float]) -> Vectors:
 
 def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> None:
     path = tmp_path / "archive"
-    with live(path, 2) as writer:
+    with live(path, 2, origin=KAFKA) as writer:
         writer.append_vectors(0, [0, 1, 2], vectors([10, 20, 30], [1.0, 2.0, -0.0]))
         writer.append_vectors(0, [3, 4], vectors([20, 30], [2.0, 0.0]))
     read = ArchiveReader(path).vectors(SET)
@@ -56,13 +56,13 @@ def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> 
         ArchiveReader(path).vectors(FeatureSet("probe", 3, 1000, ("mid_price", "depth")))
     with pytest.raises(UsageError, match="no live vectors"):
         ArchiveReader(path).vectors(FeatureSet("probe", 4, 1000, ("mid_price",)))
-    with pytest.raises(UsageError, match="new version"), live(path, 2) as writer:
+    with pytest.raises(UsageError, match="new version"), live(path, 2, origin=KAFKA) as writer:
         writer.append_vectors(0, [], Vectors.empty(FeatureSet("probe", 3, 1000, ("mid_price",))))
 
 
 def test_dead_letters_come_back(tmp_path: Path) -> None:
     letters = [DeadLetter(TAPE, 1, i, b"\xff\x00", "key-malformed", bytes(range(i))) for i in range(5)]
-    with live(tmp_path / "archive", 2) as writer:
+    with live(tmp_path / "archive", 2, origin=KAFKA) as writer:
         writer.append_dead_letters(0, range(7, 12), letters)
     read = list(ArchiveReader(tmp_path / "archive").dead_letters())
     assert [(partition, offset) for partition, offset, _ in read] == [(0, 7 + i) for i in range(5)]
@@ -109,7 +109,7 @@ def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) ->
     """Those of two recordings that share a file name are two."""
     first, second = (DeadLetter(TAPE, 1, i, b"k", "not-avro", b"x" * 5000) for i in range(2))
     other = first._replace(original=b"y")
-    with live(tmp_path / "archive", 2) as writer:
+    with live(tmp_path / "archive", 2, origin=KAFKA) as writer:
         writer.append_dead_letters(0, range(3), [first, second, first])
         writer.flush()
         writer.append_dead_letters(0, range(3, 5), [first, other])
