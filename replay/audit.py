@@ -16,13 +16,15 @@ from replay.folder import PENDING, hidden_segments, read_head, topics
 from replay.reader import row_groups
 from replay.segments import Segment
 from schemas.errors import OnetapeError, SegmentTorn
+from schemas.topics import TAPE
 
 
 @dataclass(slots=True)
 class Audit:
     """Counts and findings; `holes` and `doubles` are {topic, partition, first, last}, offsets inclusive.
 
-    `first` of a hole is None where what is missing is the beginning.
+    `first` of a hole is None where what is missing is the beginning, `last` too where it is a whole tape partition.
+    `torn` names segments whose sidecar was lost as well.
     """
 
     partitions: int = 0
@@ -35,7 +37,7 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Nothing missing, doubled or torn. Unpublished files are a killed writer's and harmless."""
+        """Nothing missing, doubled or torn. Unpublished files are a killed writer's or no segment, and harmless."""
         return not (self.holes or self.doubles or self.torn)
 
     def json(self) -> dict[str, Any]:
@@ -45,8 +47,7 @@ class Audit:
 
 def audit(path: Path) -> Audit:
     """Read every byte of every segment of an archive."""
-    read_head(path)
-    report = Audit()
+    head, report = read_head(path), Audit()
     hidden = hidden_segments(path)
     report.unpublished.extend(sorted(hidden))
     if (path / PENDING).exists():
@@ -55,6 +56,8 @@ def audit(path: Path) -> Audit:
         for partition in partitions:
             report.partitions += 1
             _audit_partition(path, topic, partition, hidden, report)
+    for partition in files.unwritten(path, head.partitions, hidden):
+        report.holes.append({"topic": TAPE, "partition": partition, "first": None, "last": None})
     return report
 
 
@@ -70,12 +73,14 @@ def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[s
             report.torn.append(str(error))
             continue
         published.append(segment)
-    for parquet in sorted(folder.glob("*.parquet")):
+    lost = list(files.unvouched(path, topic, partition, hidden))
+    report.torn.extend(str(files.lost(path, parquet)) for parquet in lost)
+    for parquet in sorted({*folder.glob("*.parquet")}.difference(lost)):
         label = f"{folder.parent.name}/{folder.name}/{parquet.name}"
         if not parquet.with_suffix(".json").exists() and label not in hidden:
             report.unpublished.append(label)
     for place in files.breaks(published):
-        # A segment whose sidecar is gone or torn shows as the hole it leaves.
+        # A segment whose sidecar is gone or torn shows as the hole it leaves, if another follows.
         found = report.doubles if place.is_double else report.holes
         found.append(_place(place.segment, place.first, place.last))
     for segment in published:

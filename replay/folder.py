@@ -16,7 +16,7 @@ from typing import Any
 
 from replay.publication import STAGING
 from schemas.durable import TEMPORARY
-from schemas.errors import ArchiveMissing, UsageError
+from schemas.errors import ArchiveMissing, OnetapeError, UsageError
 from schemas.feature_sets import FeatureSet
 
 FORMAT = "onetape-archive"
@@ -67,6 +67,16 @@ def read_head(path: Path) -> Head:
     return head
 
 
+def remedy(path: Path) -> str:
+    """What to do about a file of an archive that is missing or not what was written."""
+    try:
+        is_imported = read_head(path).origin == IMPORT
+    except OnetapeError:
+        is_imported = False
+    restore = "restore the file from a copy"
+    return f"{restore}, or delete the archive and import again" if is_imported else restore
+
+
 def hidden_segments(path: Path) -> frozenset[str]:
     """Labels of segments an unfinished commit has moved in: they do not count."""
     try:
@@ -92,17 +102,20 @@ def topics(path: Path) -> dict[str, list[int]]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what a killed writer left: staging, half-moved and half-written segments. Needs the lock."""
+    """Remove what a killed writer left: staging, half-moved and half-written segments. Needs the lock.
+
+    A Parquet file without sidecar is a killed writer's only where the sidecar lies ready beside it; else it stays.
+    """
     for label in sorted(hidden_segments(path)):
         (path / label).with_suffix(".json").unlink(missing_ok=True)
         (path / label).unlink(missing_ok=True)
     (path / PENDING).unlink(missing_ok=True)
     shutil.rmtree(path / STAGING, ignore_errors=True)
+    for parquet in path.glob("topic=*/partition=*/*.parquet"):
+        if not parquet.with_suffix(".json").exists() and parquet.with_suffix(f".json{TEMPORARY}").exists():
+            parquet.unlink()
     for left in [*path.glob(f"*{TEMPORARY}"), *path.glob(f"topic=*/partition=*/*{TEMPORARY}")]:
         left.unlink()
-    for parquet in path.glob("topic=*/partition=*/*.parquet"):
-        if not parquet.with_suffix(".json").exists():
-            parquet.unlink()
 
 
 def checked_head(path: Path, partitions: int, origin: str) -> Head:

@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay import segments as files
-from replay.folder import hidden_segments, other_features, read_head, topics
+from replay.folder import hidden_segments, other_features, read_head, remedy, topics
 from replay.rows import letters_of
 from replay.segments import Segment, torn
 from schemas.arrow import from_table
 from schemas.codec import REFUSED_KEY, DeadLetter
 from schemas.columns import Columns
-from schemas.errors import UsageError
+from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, TAPE
 from schemas.vectors import Vectors
@@ -64,8 +64,16 @@ class ArchiveReader:
         self.head = read_head(path)
 
     def partitions(self, topic: str = TAPE) -> list[int]:
-        """Partitions of a topic that hold segments."""
-        return [p for p in topics(self.path).get(topic, []) if self.segments(p, topic)]
+        """Partitions of a topic that hold segments. Errors: ArchiveHole where a whole partition of the tape is gone."""
+        found = [p for p in topics(self.path).get(topic, []) if self.segments(p, topic)]
+        gone = files.unwritten(self.path, self.head.partitions, hidden_segments(self.path)) if topic == TAPE else []
+        if gone:
+            raise ArchiveHole(
+                f"tape partition {', '.join(map(str, gone))} is not in the archive",
+                expected=f"records of all {self.head.partitions} partitions: each has Ticks", was="no segment",
+                action=f"wait for the first flush if a worker has just begun, else {remedy(self.path)}",
+            )  # fmt: skip
+        return found
 
     def segments(self, partition: int, topic: str = TAPE) -> list[Segment]:
         """Published segments of a partition, without hole. Errors: ArchiveHole, SegmentTorn.
@@ -173,28 +181,29 @@ def row_groups(root: Path, segment: Segment, low: int = -1, high: int | None = N
     try:
         parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise torn(segment, "a Parquet file", str(error)) from None
+        raise torn(root, segment, "a Parquet file", str(error)) from None
     with parquet:
         if parquet.metadata.num_rows != segment.rows:
-            raise torn(segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
+            raise torn(root, segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
         offset = segment.first_offset
         for i in range(parquet.num_row_groups):
             about = parquet.metadata.row_group(i)
             first, offset = offset, offset + about.num_rows
             if offset > low and (high is None or first <= high):
                 if about.total_byte_size > GROUP_BYTES_MAX:
-                    raise torn(segment, f"row groups under {GROUP_BYTES_MAX} bytes", f"{about.total_byte_size} bytes")
-                yield _row_group(parquet, segment, i, first)
+                    expected = f"row groups under {GROUP_BYTES_MAX} bytes"
+                    raise torn(root, segment, expected, f"{about.total_byte_size} bytes")
+                yield _row_group(root, parquet, segment, i, first)
 
 
-def _row_group(parquet: pq.ParquetFile, segment: Segment, i: int, first: int) -> pa.Table:
+def _row_group(root: Path, parquet: pq.ParquetFile, segment: Segment, i: int, first: int) -> pa.Table:
     try:
         table = parquet.read_row_group(i)
         offsets = table["offset"].to_numpy()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise torn(segment, f"a readable row group {i}", str(error)) from None
+        raise torn(root, segment, f"a readable row group {i}", str(error)) from None
     if not np.array_equal(offsets, np.arange(first, first + table.num_rows)):
-        raise torn(segment, f"offsets {first}..{first + table.num_rows - 1} in row group {i}", "others")
+        raise torn(root, segment, f"offsets {first}..{first + table.num_rows - 1} in row group {i}", "others")
     return table
 
 

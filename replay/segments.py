@@ -7,6 +7,8 @@ Errors: SegmentTorn (a file is not what its sidecar says), ArchiveHole (offsets 
 
 A segment exists once its sidecar does: the Parquet file is complete, synced and named before the sidecar appears, so a
 writer killed at any moment leaves whole segments and at most a nameless or unvouched file that the next writer removes.
+Before the Parquet file gets its name, its sidecar lies ready under a temporary one: so an unvouched file without even
+that has lost its sidecar, and is not a killed writer's.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replay.folder import PENDING, remedy, topics
 from schemas import durable
 from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveHole, SegmentTorn
+from schemas.topics import DEAD_LETTERS, TAPE
 
 SIDECAR_VERSION = 1
 sync, write_json = durable.sync, durable.write_json
 _NAME = re.compile(r"(\d{19})-(\d{19})\Z")
-_RESTORE = "restore the file from a copy, or delete the partition folder from this segment on and import again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +77,24 @@ def publish(root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterabl
     folder = partition_folder(root, segment.topic, segment.partition)
     _make_folder(folder)
     parquet, temporary = segment.file(root), folder / f"{segment.stem}.parquet{TEMPORARY}"
+    sidecar = parquet.with_suffix(".json")
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for table in row_groups:
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         sync(temporary)
-        size_bytes, sha256 = temporary.stat().st_size, sha256_of(temporary)
+        whole = replace(segment, size_bytes=temporary.stat().st_size, sha256=sha256_of(temporary))
+        ready = durable.prepare_json(sidecar, _sealed(whole))
         temporary.replace(parquet)
         sync(folder)
+        ready.replace(sidecar)
+        sync(folder)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if not sidecar.exists():
+            parquet.unlink(missing_ok=True)
+        for left in (temporary, sidecar.with_name(sidecar.name + TEMPORARY)):
+            left.unlink(missing_ok=True)
         raise
-    whole = replace(segment, size_bytes=size_bytes, sha256=sha256)
-    write_json(parquet.with_suffix(".json"), _sealed(whole))
     return whole
 
 
@@ -98,9 +106,48 @@ def scan(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozen
     segments = list(sidecars(root, topic, partition, hidden))
     for segment in segments:
         _check_file(root, segment)
+    for parquet in unvouched(root, topic, partition, hidden):
+        raise lost(root, parquet)
     for place in breaks(segments):
-        raise _broken(place)
+        raise _broken(root, place)
     return segments
+
+
+def unvouched(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Parquet files of a partition whose sidecar was lost, not those a writer has just named or a commit moves."""
+    folder = partition_folder(root, topic, partition)
+    for parquet in sorted(folder.glob("*.parquet")):
+        if not _NAME.match(parquet.stem) or f"{folder.parent.name}/{folder.name}/{parquet.name}" in hidden:
+            continue
+        sidecar = parquet.with_suffix(".json")
+        is_under_way = sidecar.exists() or sidecar.with_name(sidecar.name + TEMPORARY).exists()
+        # Asked once more last: a writer beside us may have finished in between, and a next one may have tidied up.
+        if not (is_under_way or (root / PENDING).exists() or sidecar.exists()) and parquet.exists():
+            yield parquet
+
+
+def lost(root: Path, parquet: Path) -> ArchiveHole:
+    """The error that names a segment without sidecar."""
+    label = parquet.relative_to(root).with_suffix(".json")
+    return ArchiveHole(
+        f"sidecar {label} is not in the archive", expected="a sidecar beside every segment",
+        was=f"{parquet.name} alone", action=remedy(root),
+    )  # fmt: skip
+
+
+def unwritten(root: Path, partitions: int, hidden: frozenset[str] = frozenset()) -> list[int]:
+    """Tape partitions that have no segment though the tape, or vectors made of it, have some.
+
+    Every one has Ticks, so none stays empty for longer than a flush.
+    """
+    written = {
+        (topic, partition)
+        for topic, there in topics(root).items()
+        for partition in there
+        for path in partition_folder(root, topic, partition).glob("*.json")
+        if topic != DEAD_LETTERS and f"topic={topic}/partition={partition}/{path.stem}.parquet" not in hidden
+    }
+    return [partition for partition in range(partitions) if written and (TAPE, partition) not in written]
 
 
 def sidecars(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> Iterator[Segment]:
@@ -139,7 +186,7 @@ def breaks(segments: Iterable[Segment]) -> Iterator[Break]:
         end = segment.last_offset if end is None else max(end, segment.last_offset)
 
 
-def _broken(place: Break) -> ArchiveHole:
+def _broken(root: Path, place: Break) -> ArchiveHole:
     segment = place.segment
     where = f"of {segment.topic} partition {segment.partition}"
     if place.is_double:
@@ -151,15 +198,15 @@ def _broken(place: Break) -> ArchiveHole:
     offsets = f"offsets up to {place.last}" if place.first is None else f"offsets {place.first}..{place.last}"
     return ArchiveHole(
         f"{offsets} {where} are not in the archive", expected=f"a segment that ends at {place.last}",
-        was=f"none before {segment.label()}", action=_RESTORE,
+        was=f"none before {segment.label()}", action=remedy(root),
     )  # fmt: skip
 
 
-def torn(segment: Segment, expected: str, was: str) -> SegmentTorn:
+def torn(root: Path, segment: Segment, expected: str, was: str) -> SegmentTorn:
     """The error that names a segment that is not what was written."""
     return SegmentTorn(
         f"segment {segment.label()} (offsets {segment.first_offset}..{segment.last_offset}) is torn",
-        expected=expected, was=was, action=_RESTORE,
+        expected=expected, was=was, action=remedy(root),
     )  # fmt: skip
 
 
@@ -168,7 +215,7 @@ def check_hash(root: Path, segment: Segment) -> None:
     _check_file(root, segment)
     found = sha256_of(segment.file(root))
     if found != segment.sha256:
-        raise torn(segment, f"sha256 {segment.sha256[:16]}...", f"{found[:16]}...")
+        raise torn(root, segment, f"sha256 {segment.sha256[:16]}...", f"{found[:16]}...")
 
 
 def _check_file(root: Path, segment: Segment) -> None:
@@ -178,15 +225,15 @@ def _check_file(root: Path, segment: Segment) -> None:
         raise ArchiveHole(
             f"offsets {segment.first_offset}..{segment.last_offset} of {segment.topic} partition "
             f"{segment.partition} are not in the archive",
-            expected=f"the file {segment.label()}", was="only its .json sidecar", action=_RESTORE,
+            expected=f"the file {segment.label()}", was="only its .json sidecar", action=remedy(root),
         ) from None  # fmt: skip
     if size_bytes != segment.size_bytes:
-        raise torn(segment, f"{segment.size_bytes} bytes", f"{size_bytes} bytes")
+        raise torn(root, segment, f"{segment.size_bytes} bytes", f"{size_bytes} bytes")
 
 
 def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
     """One sidecar, checked. Errors: SegmentTorn."""
-    label = f"topic={topic}/partition={partition}/{path.name}"
+    root, label = path.parents[2], f"topic={topic}/partition={partition}/{path.name}"
     name = _NAME.match(path.stem)
     try:
         sealed: dict[str, Any] = json.loads(path.read_bytes())
@@ -199,7 +246,7 @@ def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
     if name is None or not intact:
         raise SegmentTorn(
             f"sidecar {label} is torn", expected=f"a sealed sidecar of version {SIDECAR_VERSION}",
-            was="another content", action=_RESTORE,
+            was="another content", action=remedy(root),
         )  # fmt: skip
     place = (topic, partition, int(name[1]), int(name[2]))
     if place != (segment.topic, segment.partition, segment.first_offset, segment.last_offset):
@@ -208,7 +255,7 @@ def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
             action="move the segment back to where its sidecar says, or restore it from a copy",
         )  # fmt: skip
     if segment.rows != segment.last_offset - segment.first_offset + 1:
-        raise torn(segment, "one row per offset", f"{segment.rows} rows")
+        raise torn(root, segment, "one row per offset", f"{segment.rows} rows")
     return segment
 
 

@@ -16,6 +16,17 @@ TEMPORARY = ".tmp"
 
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Write a JSON file so that it is either the old one or the whole new one, and on disk."""
+    temporary = prepare_json(path, content)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def prepare_json(path: Path, content: dict[str, Any] | list[Any]) -> Path:
+    """Write what shall be at `path` beside it, whole and on disk; returns where, to be renamed."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -23,11 +34,10 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    return temporary
 
 
 def sync(path: Path) -> None:

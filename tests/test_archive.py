@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import events
-from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
+from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape, tick
 
 from replay.archive import live, staged
 from replay.audit import audit
@@ -55,6 +55,8 @@ def test_rows_come_back_as_they_were(
     shutil.rmtree(path, ignore_errors=True)
     columns = from_events(2, first, rows)
     with staged(path, 3, segment_rows) as writer:
+        for other in (0, 1):
+            writer.append_tape(from_events(other, 0, [tick(1)]))
         for at in range(0, len(rows), append_rows):
             writer.append_tape(columns.slice(at, min(at + append_rows, len(rows))))
     batches = list(ArchiveReader(path).batches(2, batch_size))
@@ -62,7 +64,7 @@ def test_rows_come_back_as_they_were(
     assert np.concatenate([batch.offset for batch in batches]).tolist() == list(range(first, first + len(rows)))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert audit(path).ok
-    assert audit(path).offsets == len(rows)
+    assert audit(path).offsets == len(rows) + 2
 
 
 def test_filters_keep_ticks_and_offsets(small: Path) -> None:

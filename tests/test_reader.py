@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from tapes import KAFKA, archive_of, market, tape
 
-from replay.archive import live
-from replay.folder import hidden_segments
+from replay.archive import live, staged
+from replay.audit import audit
+from replay.folder import IMPORT, hidden_segments
 from replay.reader import ArchiveReader
 from schemas.codec import DeadLetter
-from schemas.errors import UsageError
+from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
@@ -117,3 +119,45 @@ def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) ->
     read = list(ArchiveReader(tmp_path / "archive").dead_letters())
     assert read == [(0, 0, first.bounded()), (0, 1, second.bounded()), (0, 4, other)]
     assert read[0][2].cut_bytes == 5000 - 4096
+
+
+@pytest.mark.parametrize("origin", [IMPORT, KAFKA])
+def test_a_whole_partition_that_is_gone_is_a_hole(tmp_path: Path, origin: str) -> None:
+    path, parts = tmp_path / "archive", tape(market(2, 300, 3), 3)
+    with live(path, 3, origin=origin) as writer:
+        assert audit(path).ok, "nothing is there yet"
+        assert ArchiveReader(path).partitions() == []
+        for part in parts:
+            writer.append_tape(part)
+    assert audit(path).ok
+    shutil.rmtree(path / f"topic={TAPE}" / "partition=2")
+    assert audit(path).holes == [{"topic": TAPE, "partition": 2, "first": None, "last": None}]
+    action = "import again" if origin == IMPORT else "from a copy$"
+    with pytest.raises(ArchiveHole, match=rf"tape partition 2 .*Action: .*{action}"):
+        ArchiveReader(path).partitions()
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_a_lost_sidecar_is_not_a_killed_writer(small: Path, position: int) -> None:
+    folder = small / f"topic={TAPE}" / "partition=1"
+    sidecar = sorted(folder.glob("*.json"))[position]
+    ready = sidecar.with_name(f"{sidecar.name}.tmp")
+    whole = sidecar.read_bytes()
+    sidecar.unlink()
+    found = audit(small)
+    assert not found.ok
+    assert [sidecar.name in text for text in found.torn] == [True]
+    assert found.unpublished == []
+    with pytest.raises(ArchiveHole, match=rf"{sidecar.name}.*Action: restore .* import again"):
+        ArchiveReader(small).segments(1)
+    with pytest.raises(ArchiveHole, match=sidecar.name), staged(small, 2):
+        pass
+    assert sidecar.with_suffix(".parquet").exists(), "a writer does not remove what only lacks its sidecar"
+    sidecar.write_bytes(whole)
+    if position == -1:
+        sidecar.rename(ready)
+        assert audit(small).ok
+        assert audit(small).unpublished == [f"topic={TAPE}/partition=1/{sidecar.stem}.parquet"]
+        with staged(small, 2):
+            assert not ready.exists()
+        assert not sidecar.with_suffix(".parquet").exists()
