@@ -111,7 +111,7 @@ class TapeRows:
         known = columns.ts_recv[columns.kind != Kind.REFUSED]
         ticks = np.flatnonzero(columns.kind == Kind.TICK)
         last_tick = int(columns.body[columns.start[ticks[-1]]]) if len(ticks) else None
-        first_ts, last_ts = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        first_ts, last_ts = (int(np.min(known)), int(np.max(known))) if len(known) else (0, 0)
         keys = sorted(columns.keys[i] for i in np.unique(columns.key).tolist())
         return Summary(first_ts, last_ts, last_tick, tuple(keys))
 
@@ -155,7 +155,7 @@ class VectorRows:
     def summary(self) -> Summary:
         time, names = self.vectors.time, self.vectors.keys
         keys = sorted(names[i] for i in np.unique(self.vectors.key).tolist())
-        return Summary(int(time.min()), int(time.max()), None, tuple(keys))
+        return Summary(int(np.min(time)), int(np.max(time)), None, tuple(keys))
 
 
 @dataclass(frozen=True, slots=True)

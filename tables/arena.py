@@ -189,7 +189,7 @@ def _unpack(words: Int64, row: Int64) -> None:
     row[: at.RING] = take(at.RING)
     n = int(take(1)[0])
     used = np.cumsum(take(n))
-    if n and not (used.min() >= 0 and used.max() < at.BUCKETS):
+    if n and not (int(np.min(used)) >= 0 and int(np.max(used)) < at.BUCKETS):
         raise ValueError("a bucket outside the ring")
     buckets = row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)
     buckets[used] = take(n * at.SUM_COUNT).reshape(at.SUM_COUNT, n).T
