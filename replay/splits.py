@@ -3,7 +3,7 @@
 Input: prediction times and ends of the label intervals, one per row; fractions of the span per split.
 Output: `TimeSplit`: one mask per split and the rows purged.
 Units: times in ns UTC; fractions of distinct prediction times.
-Errors: UsageError for fractions that are no partition of the whole, or leave a split without a row.
+Errors: UsageError where there is no row, or for fractions that are no partition of the whole or leave a split empty.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ def time_split(prediction_times: Int64, evaluation_times: Int64, fractions: Mapp
     shares = _shares(fractions)
     times = np.unique(prediction_times)
     cuts = [int(share * len(times)) for share in accumulate(shares[:-1])]
-    if not len(times) or sorted(set(cuts)) != cuts or 0 in cuts[:1]:
+    if not len(times):
+        raise UsageError(
+            "no row has a label", expected="a mid price at a Tick and again a horizon later", was="no such row",
+            action="check that the book had a Snapshot (else mid_price is null), that the tape is longer than "
+            "the horizon, and that instruments and span are those of the tape",
+        )  # fmt: skip
+    if sorted(set(cuts)) != cuts or 0 in cuts[:1]:
         raise UsageError(
             "the tape is too short for these splits", expected=f"rows in each of {', '.join(fractions)}",
             was=f"{len(times)} distinct times", action="use a longer tape, or other fractions",
