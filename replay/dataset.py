@@ -158,8 +158,9 @@ def verify(
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     ends = _check_inputs(archive, manifest["inputs"])
     whole = replay(archive, load(recipe.feature_set), last_offsets=ends, progress=progress)
-    rebuilt = make(_selected(archive, whole, recipe), recipe).content["output_hash"]
-    stored = output_hash({name: _read(folder / f"{name}.parquet") for name in recipe.fractions})
+    made = make(_selected(archive, whole, recipe), recipe)
+    rebuilt = made.content["output_hash"]
+    stored = output_hash({name: _read(folder / f"{name}.parquet", table.schema) for name, table in made.tables.items()})
     expected = manifest["output_hash"]
     equal = expected == rebuilt == stored
     return {"id": dataset_id, "equal": equal, "output_hash": expected, "rebuilt": rebuilt, "stored": stored}
@@ -253,10 +254,11 @@ def _publish(datasets: Path, manifest: dict[str, Any], tables: Mapping[str, pa.T
     return {**manifest, "reused": False}
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    """A split in the types it was built with: what wrote the file may name equal values by other types."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise SegmentTorn(
             f"{path.parent.name}/{path.name} is torn", expected="the file that was built", was=str(error),
             action="remove the dataset and build it anew",

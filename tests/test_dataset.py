@@ -25,6 +25,7 @@ from replay.folder import IMPORT
 from replay.parity import matches
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, DependencyDown, OnetapeError, SegmentTorn, UsageError
+from schemas.events import Kind
 from schemas.feature_sets import load
 
 SET = load("micro@1")
@@ -93,6 +94,12 @@ def test_verify_rebuilds_and_compares(archive: ArchiveReader, tmp_path: Path) ->
         table.set_column(table.schema.get_field_index("forward_return_2s"), "forward_return_2s", [label]), path
     )
     assert not verify(datasets, dataset_id)["equal"]
+    for change in (table.drop_columns("time"), table.set_column(1, table.schema.names[1], [["x"] * table.num_rows])):
+        pq.write_table(change, path)
+        with pytest.raises(SegmentTorn, match=r"test\.parquet.*Action"):
+            verify(datasets, dataset_id)
+    pl.from_arrow(table).write_parquet(path)
+    assert verify(datasets, dataset_id)["equal"], "equal values, written by another library in types of its own"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(SegmentTorn, match=r"test\.parquet.*Action"):
         verify(datasets, dataset_id)
@@ -103,6 +110,13 @@ def test_verify_wants_the_same_inputs(archive: ArchiveReader, tmp_path: Path) ->
     other = ArchiveReader(archive_of(tmp_path / "other", tape(market(52, 2500, 40))))
     with pytest.raises(SegmentTorn, match="not the one this dataset was built from"):
         verify(tmp_path / "datasets", dataset_id, other)
+
+
+def test_a_tape_without_a_book_has_no_labels(tmp_path: Path) -> None:
+    bookless = tape([event for event in market(51, 900, 10) if event.kind not in (Kind.SNAPSHOT, Kind.DELTA)])
+    archive = ArchiveReader(archive_of(tmp_path / "archive", bookless))
+    with pytest.raises(UsageError, match=r"no row has a label.*Action: check that the book had a Snapshot"):
+        build(archive, tmp_path / "datasets", RECIPE, CUTS)
 
 
 def test_a_leak_is_not_published(archive: ArchiveReader, tmp_path: Path) -> None:
