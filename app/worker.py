@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -28,7 +29,8 @@ from faust.exceptions import ConsistencyError, ProducerSendError
 from app.config import Settings
 from app.redis_latest import check_redis
 from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
-from app.topics import ROLES, ensure_topics
+from app.topics import ROLES, ensure_topics, tape_origin
+from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
         if "latest" in roles:
             check_redis(settings.redis_url)
         with _owned(settings.data_dir):
+            _check_tape(settings)
             asyncio.run(_serve(settings, roles))
     return 0
 
@@ -135,6 +138,18 @@ def _owned(data_dir: Path) -> Iterator[None]:
                 action="set ONETAPE_DATA_DIR to another folder for this worker",
             ) from error  # fmt: skip
         yield
+
+
+def _check_tape(settings: Settings) -> None:
+    """States belong to one tape: on another they would take new records for repeats. Errors: UsageError."""
+    note, tape = settings.data_dir / "tape.json", tape_origin(settings)
+    known = json.loads(note.read_text(encoding="utf-8"))["origin"] if note.exists() else tape
+    if known != tape:
+        raise UsageError(
+            f"the states in {settings.data_dir} are of another tape", expected=known, was=tape,
+            action="set ONETAPE_DATA_DIR to another folder, or delete this one",
+        )  # fmt: skip
+    write_json(note, {"origin": tape})
 
 
 async def _serve(settings: Settings, roles: Collection[str]) -> None:

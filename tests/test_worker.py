@@ -273,6 +273,14 @@ def test_what_is_missing_is_named_at_the_start(embedded: Place, tmp_path: Path) 
         run_worker(settings.model_copy(update={"data_dir": tmp_path / "file"}), ["features"])
 
 
+def test_states_of_another_tape_are_refused(embedded: Place) -> None:
+    settings = embedded.settings()
+    settings.data_dir.mkdir()
+    (settings.data_dir / "tape.json").write_text('{"origin": "kafka:another/market.events.v1"}')
+    with pytest.raises(UsageError, match=r"another tape.*ONETAPE_DATA_DIR"):
+        run_worker(settings, ["features"])
+
+
 def test_two_workers_cannot_share_a_folder(embedded: Place) -> None:
     settings = embedded.settings()
     with run.Worker(settings, ["features"]) as one:
