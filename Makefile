@@ -52,7 +52,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@printf '%s\n' "$(CURDIR)" >$(STAMP)
 	@echo "Set-up is complete."
 
-demo: setup ## Run everything once on a bundled tape: broker, worker, Redis, archive, replay, parity
+demo: setup ## Run everything once on a generated market: broker, worker, Redis, archive, replay, parity
 	@.venv/bin/onetape demo
 
 test: setup lint ## Check style and types, then run all tests
