@@ -68,8 +68,11 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
 def stop_with_parent() -> None:
     """Stop as on SIGTERM when stdin ends, as it does when whoever started us dies; by force if that takes too long."""
 
+    stdin = sys.stdin.fileno()
+
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(stdin, 4096):  # not through sys.stdin: its lock would be held when the interpreter ends
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PARENTLESS_S)
         os._exit(1)
