@@ -90,7 +90,6 @@ def _windowed() -> list[Feature]:
     ]  # fmt: skip
 
 
-WINDOWED_NAMES: tuple[str, ...] = tuple(feature.name for feature in _windowed())
 CATALOGUE: tuple[Feature, ...] = (
     *_state(),
     *(

@@ -19,8 +19,6 @@ BASE_TICK_NS = 100 * NS_PER_MS
 
 NS_PER_UNIT = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S}
 RATE_SCALE = 12
-PNL_SCALE = 8
-SCORE_SCALE = 9
 
 _DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,24}))?", re.ASCII)
 

@@ -28,7 +28,6 @@ RECORDINGS = {
     "usdm-btcusdt": ("binance-usdm", "hftbacktest/usdm_btcusdt_20230404.dat.gz"),
     "usdm-four": ("binance-usdm", "cryptofeed_v3/BINANCE_FUTURES.jsonl.zst"),
 }
-SHORT = ("usdm-four", "usdm-btcusdt")
 EVERY = list(itertools.product(RECORDINGS, ("embedded", "kafka"), BATCH_SIZES))
 IN_CI = {(name, broker, 10_000) for name in RECORDINGS for broker in ("embedded", "kafka")}
 IN_CI |= {("usdm-btcusdt", "kafka", size) for size in BATCH_SIZES}
