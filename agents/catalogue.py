@@ -1,101 +1,134 @@
-"""The catalogue of `micro` features: what each is, in which unit, from what, and from which literature.
+"""The catalogue: every feature is one decorated function; its docstring is its definition.
 
-Output: CATALOGUE in column order of the kernel, INDEX from name to column.
-Units: base units for sizes (contracts where the instrument counts contracts), quote units for prices.
+Output: FAMILIES by name, each with a function of (row, argument) that `value` calls by number; `find` reads a column's
+name (`vwap_15s`, `bid_depth_10`) back into family and argument.
+Units: an argument is a window in steps of 100 ms, a depth in levels, or nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
 
-from tables.layout import WINDOWS_S
+from schemas import limits
+from schemas.columns import Int64
+from schemas.units import BASE_TICK_NS, duration_ns, duration_text
+from tables.compiled import inner
 
-_BOOK = "book"
-_TRADES = "trades"
-_CKS = "Cont, Kukanov, Stoikov (2014), The price impact of order book events"
-_VENUE = "venue's definition"
+BOOK = "book"
+TRADES = "trades"
+TICKER = "Ticker"
+FUNDING = "Funding"
+POSITION = "Position"
+CLOCK = "Tick"
+EVERY = "every record"
+
+
+class By(Enum):
+    """What the last part of a family's column names is."""
+
+    NOTHING = ""
+    WINDOW = "window"
+    DEPTH = "depth"
 
 
 @dataclass(frozen=True, slots=True)
-class Feature:
-    """One column. T is the Tick, W the look-back; sums run over events in [T - W, T); look_back_s 0: the state at T."""
+class Family:
+    """Features that differ in their argument only. `formula` is the definition in one line, `source` the literature."""
 
     name: str
+    group: str
     unit: str
     formula: str
     inputs: tuple[str, ...]
     source: str
-    look_back_s: int = 0
+    by: By
+    number: int
 
     @property
     def is_book_derived(self) -> bool:
         """Whether the value is null while the book is in gap."""
-        return _BOOK in self.inputs
+        return BOOK in self.inputs
 
 
-def _state() -> list[Feature]:
-    depths = [
-        Feature(f"{side}_depth_{n}", "base", f"sum of sizes of the best {n} {side} levels", (_BOOK,), "Harris (2003)")
-        for side in ("bid", "ask") for n in (5, 10, 20)
-    ]  # fmt: skip
-    imbalances = [
-        Feature(f"queue_imbalance_{n}", "1", f"(B - A) / (B + A), sizes of the best {n} levels of each side", (_BOOK,),
-                "Gould, Bonart (2016), Queue imbalance as a one-tick-ahead price predictor")
-        for n in (1, 5, 10)
-    ]  # fmt: skip
-    return [
-        Feature("mid_price", "quote", "(best bid + best ask) / 2", (_BOOK,), "Harris (2003)"),
-        Feature("microprice", "quote", "bid + spread * bid size / (bid size + ask size)", (_BOOK,),
-                "Gatheral, Oomen (2010), Zero-intelligence realized variance estimation"),
-        Feature("spread", "quote", "best ask - best bid", (_BOOK,), "Harris (2003)"),
-        Feature("spread_bps", "bps", "spread / mid * 10000", (_BOOK,), "Harris (2003)"),
-        *depths,
-        *imbalances,
-        Feature("bid_level_count", "levels", "levels on the bid side", (_BOOK,), "count"),
-        Feature("ask_level_count", "levels", "levels on the ask side", (_BOOK,), "count"),
-        Feature("book_age_ms", "ms", "T - time of the last applied Snapshot or Delta", (_BOOK,), "as observed"),
-        Feature("mark_price", "quote", "last told", ("Ticker",), _VENUE),
-        Feature("index_price", "quote", "last told", ("Ticker",), _VENUE),
-        Feature("basis_bps", "bps", "(mark - index) / index * 10000", ("Ticker",), "Hull (2018), ch. 3"),
-        Feature("open_interest", "base", "last told", ("Ticker",), _VENUE),
-        Feature("funding_rate", "1", "last told", ("Funding",), _VENUE),
-        Feature("time_to_funding_s", "s", "next funding time - T", ("Funding",), _VENUE),
-        Feature("feed_delay_ms", "ms", "ts_recv - ts_event of the last event with a venue time", ("every record",),
-                "as observed"),
-    ]  # fmt: skip
+class Feature(NamedTuple):
+    """One column: a family and its argument (steps of 100 ms, or levels; 0 where there is none)."""
+
+    family: Family
+    argument: int
+
+    @property
+    def look_back_ns(self) -> int:
+        """How far before T an event can still matter; 0: the state at T."""
+        return self.argument * BASE_TICK_NS if self.family.by is By.WINDOW else 0
 
 
-def _windowed() -> list[Feature]:
-    return [
-        Feature("log_return", "1", "log(mid at T / mid at T - W)", (_BOOK,), "Campbell, Lo, MacKinlay (1997), 1.4"),
-        Feature("vwap", "quote", "sum(price * size) / sum(size); inverse: sum(size) / sum(size / price)", (_TRADES,),
-                "Berkowitz, Logue, Noser (1988)"),
-        Feature("high", "quote", "highest trade price", (_TRADES,), "extremum"),
-        Feature("low", "quote", "lowest trade price", (_TRADES,), "extremum"),
-        Feature("trade_count", "trades", "buys + sells", (_TRADES,), "count"),
-        Feature("volume", "base", "buy volume + sell volume", (_TRADES,), "sum"),
-        Feature("buy_volume", "base", "sum of sizes, aggressor buys", (_TRADES,), "sum"),
-        Feature("sell_volume", "base", "sum of sizes, aggressor sells", (_TRADES,), "sum"),
-        Feature("signed_volume", "base", "buy volume - sell volume", (_TRADES,), "Lee, Ready (1991)"),
-        Feature("buy_sell_ratio", "1", "buy volume / sell volume", (_TRADES,), "ratio"),
-        Feature("trade_imbalance", "1", "(buys - sells) / (buys + sells), counts", (_TRADES,),
-                "Chordia, Roll, Subrahmanyam (2002), Order imbalance, liquidity, and market returns"),
-        Feature("net_aggressor_pressure", "1", "signed volume / volume", (_TRADES,),
-                "Chordia, Roll, Subrahmanyam (2002), Order imbalance, liquidity, and market returns"),
-        Feature("average_trade_size", "base", "volume / trade count", (_TRADES,), "mean"),
-        Feature("order_flow_imbalance", "base",
-                "sum per Delta of I[b >= b'] q - I[b <= b'] q' - I[a <= a'] r + I[a >= a'] r', best level", (_BOOK,),
-                _CKS),
-        Feature("churn_rate", "1/s", "levels that Deltas changed / W", (_BOOK,), "Hasbrouck, Saar (2013)"),
-    ]  # fmt: skip
+FAMILIES: dict[str, Family] = {}
+_FUNCTIONS: list[Any] = []
+
+Function = Callable[[Int64, int], float]
 
 
-CATALOGUE: tuple[Feature, ...] = (
-    *_state(),
-    *(
-        replace(feature, name=f"{feature.name}_{seconds}s", look_back_s=seconds)
-        for feature in _windowed()
-        for seconds in WINDOWS_S
-    ),
-)
-INDEX: dict[str, int] = {feature.name: column for column, feature in enumerate(CATALOGUE)}
+def feature(unit: str, inputs: tuple[str, ...], source: str, by: By = By.NOTHING) -> Callable[[Function], Function]:
+    """Register a function of (row, argument) under its own name; its docstring is the formula."""
+
+    def register(function: Function) -> Function:
+        formula = " ".join((function.__doc__ or "").split()).rstrip(".")
+        group = function.__module__.rsplit(".", 1)[-1]
+        FAMILIES[function.__name__] = Family(
+            function.__name__, group, unit, formula, inputs, source, by, len(_FUNCTIONS)
+        )  # fmt: skip
+        compiled = inner(function)
+        _FUNCTIONS.append(compiled)
+        return compiled
+
+    return register
+
+
+def dispatcher() -> Callable[[int, Int64, int], float]:
+    """The compiled function that calls a family by its number.
+
+    A chain of comparisons becomes a jump table; a compiled language has no other way to call one of many.
+    """
+    lines = ["def value(number, row, argument):"]
+    lines += [f"    if number == {i}: return function_{i}(row, argument)" for i in range(len(_FUNCTIONS))]
+    lines += ["    return math.nan"]
+    scope: dict[str, Any] = {f"function_{i}": function for i, function in enumerate(_FUNCTIONS)}
+    scope["math"] = math
+    exec("\n".join(lines), scope)
+    compiled: Callable[[int, Int64, int], float] = inner(scope["value"])
+    return compiled
+
+
+def find(name: str) -> Feature | None:
+    """The feature of a column's name, None if it is none of the catalogue."""
+    plain = FAMILIES.get(name)
+    if plain is not None and plain.by is By.NOTHING:
+        return Feature(plain, 0)
+    stem, _, argument = name.rpartition("_")
+    family = FAMILIES.get(stem)
+    if family is None or family.by is By.NOTHING:
+        return None
+    if family.by is By.WINDOW:
+        window_ns = duration_ns(argument)
+        is_one = window_ns is not None and BASE_TICK_NS <= window_ns <= limits.WINDOW_MAX_NS
+        if window_ns is None or not is_one or window_ns % BASE_TICK_NS or duration_text(window_ns) != argument:
+            return None
+        return Feature(family, window_ns // BASE_TICK_NS)
+    levels = int(argument) if argument.isascii() and argument.isdigit() else 0
+    return Feature(family, levels) if 1 <= levels <= limits.DEPTH_MAX and argument == str(levels) else None
+
+
+def names() -> list[str]:
+    """One column name per family, as people are told it: `vwap_W`, `bid_depth_N`."""
+    ending = {By.NOTHING: "", By.WINDOW: "_W", By.DEPTH: "_N"}
+    return [family.name + ending[family.by] for family in FAMILIES.values()]
+
+
+def near(name: str) -> list[str]:
+    """Names of the catalogue that look like this one."""
+    return difflib.get_close_matches(name, names(), 3, 0.5)

@@ -16,30 +16,33 @@ repeated records and vectors are the same bytes):
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 
 from agents.engine import Engine
 from agents.ports import Batch, Emit, States
 from schemas.feature_sets import FeatureSet
 
 
-async def features_agent(batches: AsyncIterable[Batch], states: States, emit: Emit, feature_set: FeatureSet) -> None:
-    """Run until `batches` ends."""
+async def features_agent(
+    batches: AsyncIterable[Batch], states: States, emit: Emit, feature_sets: Sequence[FeatureSet]
+) -> None:
+    """Run until `batches` ends. `emit` gets the vectors of one feature set at a time."""
     engines: dict[int, Engine] = {}
     unsaved: dict[int, list[Batch]] = {}
     async for batch in batches:
         partition = batch.partition
         if batch.is_first or partition not in engines:
             # What an earlier assignment left unsaved belongs to whoever had the partition since.
-            engines[partition] = load(states, feature_set, partition)
+            engines[partition] = load(states, feature_sets, partition)
             unsaved[partition] = []
         engine = engines[partition]
         # 1. apply
-        vectors = engine.apply(batch.columns)
+        made = engine.apply(batch.columns)
         unsaved[partition].append(batch)
         # 2. emit
-        if len(vectors):
-            await emit(vectors)
+        for vectors in made:
+            if len(vectors):
+                await emit(vectors)
         if batch.ends_epoch:
             # 3. save
             arena = engine.arena
@@ -51,9 +54,9 @@ async def features_agent(batches: AsyncIterable[Batch], states: States, emit: Em
             unsaved[partition].clear()
 
 
-def load(states: States, feature_set: FeatureSet, partition: int) -> Engine:
+def load(states: States, feature_sets: Sequence[FeatureSet], partition: int) -> Engine:
     """An engine that continues from the stored states of a partition."""
-    engine = Engine(feature_set, partition)
+    engine = Engine(feature_sets, partition)
     for key, blob in states.load(partition).items():
         engine.arena.restore(key, blob)
     return engine

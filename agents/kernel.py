@@ -1,6 +1,7 @@
-"""The compiled pass: folds records of one partition into rows and computes vectors at the Ticks of a cadence.
+"""The compiled pass: folds records of one partition into rows and computes vectors at the Ticks of each set's cadence.
 
-Input: the arrays of `Columns`, rows of an arena, and `slots`: the row of each of the batch's keys.
+Input: the arrays of `Columns`, `slots`: the row of each of the batch's keys (-1: another thread's), and a table of
+addresses: rows, order of names, touched flags, plan, buffers.
 State: rows, changed in place; every record is applied at most once per symbol (NEXT_OFFSET).
 Output: vectors in tape order, within one Tick in order of instrument names, so that no batch split or restore shows.
 Units: times in ns UTC.
@@ -13,128 +14,41 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numba
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-from agents import catalogue, logarithm, micro
-from agents.micro import Float64, compute
+from agents import arithmetic, catalogue, fold, micro, packing, plan, program, trigonometry
+from agents.fold import fold_record, pass_tick
+from agents.packing import pointer_to_floats, pointer_to_ints
+from agents.program import compute
 from schemas import columns, events, limits, units, vectors
-from schemas.columns import ABSENT, Int64
-from schemas.events import FIELDS, Kind
-from tables import book, compiled, layout, windows
+from schemas.columns import Int64
+from schemas.events import Kind
+from tables import book, compiled, layout, logarithm, windows
 from tables import layout as at
-from tables.book import apply_delta, apply_snapshot, doubt, empty, is_whole, mid2
-from tables.compiled import inner
-from tables.windows import add_trade, advance, clear, is_hole
 
+# numba's type hints leave it out.
+carray: Any = numba.carray  # type: ignore[attr-defined]
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
-_INSTRUMENT, _SNAPSHOT, _DELTA = int(Kind.INSTRUMENT), int(Kind.SNAPSHOT), int(Kind.DELTA)
-_TRADE, _TICKER, _FUNDING = int(Kind.TRADE), int(Kind.TICKER), int(Kind.FUNDING)
 
-
-def _place(kind: Kind, name: str) -> int:
-    """Place of a field in a record's body."""
-    return [field.name for field in FIELDS[kind]].index(name)
-
-
-_SCALES = np.array(
-    [
-        (_place(Kind.INSTRUMENT, "price_scale"), at.PRICE_SCALE),
-        (_place(Kind.INSTRUMENT, "tick_size"), at.TICK_SIZE),
-        (_place(Kind.INSTRUMENT, "size_scale"), at.SIZE_SCALE),
-        (_place(Kind.INSTRUMENT, "lot_size"), at.LOT_SIZE),
-        (_place(Kind.INSTRUMENT, "index_scale"), at.INDEX_SCALE),
-        (_place(Kind.INSTRUMENT, "contract"), at.CONTRACT),
-        (_place(Kind.INSTRUMENT, "contract_value"), at.CONTRACT_VALUE),
-    ]
-)
-_IS_PERPETUAL = _place(Kind.INSTRUMENT, "is_perpetual")
-_IS_BLOCK, _IS_INSURANCE = _place(Kind.TRADE, "is_block"), _place(Kind.TRADE, "is_insurance")
-_SIDE = _place(Kind.TRADE, "side")
-_TOLD = np.array(
-    [
-        (_place(Kind.TICKER, "mark_price"), at.MARK_PRICE),
-        (_place(Kind.TICKER, "index_price"), at.INDEX_PRICE),
-        (_place(Kind.TICKER, "open_interest"), at.OPEN_INTEREST),
-    ]
-)
+# The table: addresses and lengths. MADE counts the vectors of each set since the buffers were emptied.
+ROWS, ROW_LENGTH, CAPACITY, ORDER, SYMBOLS, TOUCHED = range(6)
+SETS, SET_COUNT, COLUMNS, COLUMN_COUNT, DEPTH = range(6, 11)
+HEADS, VALUES, ROOM, MADE, SCRATCH = range(11, 16)
+TABLE_SIZE = 16
+"""HEADS [s, HEAD_SIZE, ROOM] and VALUES [sum of widths * ROOM], set after set; SCRATCH [c] values and [c] flags."""
 
 TIME, OFFSET, AVAILABLE, EPOCH, QUALITY, KEY = range(6)
-"""Rows of the kernel's integer output [6, m]; KEY is the rank of the instrument's name."""
-OUTPUT_ROWS = 6
-
-
-@inner
-def set_instrument(row: Int64, body: Int64, start: int) -> None:
-    """Take scales; where they differ from those known, all that was read by the old ones is forgotten."""
-    same = row[at.HAS_INSTRUMENT] != 0
-    for field, place in _SCALES:
-        same = same and row[place] == body[start + field]
-    if not same:
-        for field, place in _SCALES:
-            row[place] = body[start + field]
-        for place in range(at.TOLD_FIRST, at.TOLD_LAST + 1):
-            row[place] = ABSENT
-        empty(row)
-        clear(row)
-    row[at.HAS_INSTRUMENT] = 1
-    row[at.IS_PERPETUAL] = body[start + _IS_PERPETUAL]
-
-
-@inner
-def fold(row: Int64, kind: int, ts_event: int, ts_recv: int, body: Int64, start: int) -> None:
-    """Apply one record of a symbol. Before its first Instrument nothing can be read, so nothing is kept."""
-    row[at.LAST_TS] = max(ts_recv, row[at.TICK], row[at.LAST_TS])
-    if kind == _INSTRUMENT:
-        set_instrument(row, body, start)
-    elif row[at.HAS_INSTRUMENT] == 0:
-        return
-    if ts_event != 0:
-        row[at.FEED_DELAY] = ts_recv - ts_event
-    if kind == _DELTA:
-        apply_delta(row, body, start, ts_event)
-    elif kind == _TRADE:
-        # Neither meets the book: blocks are agreed elsewhere, the insurance fund takes over positions.
-        if body[start + _IS_BLOCK] == 0 and body[start + _IS_INSURANCE] == 0:
-            add_trade(row, body[start], body[start + 1], body[start + _SIDE])
-    elif kind == _SNAPSHOT:
-        apply_snapshot(row, body, start, ts_event)
-    elif kind == _TICKER:
-        for field, place in _TOLD:
-            if body[start + field] != ABSENT:
-                row[place] = body[start + field]
-    elif kind == _FUNDING:
-        row[at.FUNDING_RATE] = body[start]
-        row[at.NEXT_FUNDING_TS] = body[start + 1]
-
-
-@inner
-def pass_tick(row: Int64, time: int) -> bool:
-    """Advance one symbol to Tick `time`; False for a late or doubled Tick and for a symbol without Instrument."""
-    if row[at.HAS_INSTRUMENT] == 0 or time <= row[at.TICK]:
-        return False
-    if row[at.TICK] == 0 and time <= row[at.LAST_TS]:
-        # Late, too, though this symbol has seen no Tick before: it would open a bucket before what is already known.
-        return False
-    if is_hole(row, time):
-        doubt(row)
-    advance(row, time, mid2(row))
-    if is_whole(row) and row[at.BOOK_BIRTH] == 0:
-        row[at.BOOK_BIRTH] = time
-    return True
-
+"""Rows of a set's head; KEY is the rank of the instrument's name."""
+HEAD_SIZE = 6
 
 # Inputs are read only, as arrays out of Arrow are; writable ones convert. One signature, so that it compiles once.
 _INTS = types.Array(types.int64, 1, "C", readonly=True)
 _KINDS = types.Array(types.uint8, 1, "C", readonly=True)
 _KEYS = types.Array(types.int32, 1, "C", readonly=True)
-_TICKS_OF = types.int64(types.int64, _KINDS, _INTS, _INTS)
-_RUN = types.int64(
-    _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS, types.int32[::1], types.int64[:, ::1], types.int32[::1],
-    types.uint8[::1], types.int64[::1], types.int64, types.int64[:, ::1], types.float64[:, ::1], types.float64[::1],
-    types.int64[::1],
-)  # fmt: skip
+_RUN = types.int64(_INTS, types.int64, _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS, _INTS)
 
 
 def _sources_hash() -> int:
@@ -143,76 +57,105 @@ def _sources_hash() -> int:
     numba's cache watches the file of the compiled function alone; as a closure's value this hash makes it watch all.
     """
     digest = blake2b(digest_size=7)
-    tables = (book, compiled, layout, windows)
-    for module in (*tables, catalogue, logarithm, micro, columns, events, limits, units, vectors):
-        if module.__file__ is not None:
-            digest.update(Path(module.__file__).read_bytes())
+    modules = [arithmetic, book, catalogue, columns, compiled, events, fold, layout, limits, logarithm, packing, plan]
+    modules += [program, trigonometry, units, vectors, windows, *(getattr(micro, name) for name in micro.__all__)]
+    for module in modules:
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
     return int.from_bytes(digest.digest(), "big")
 
 
-def _compiled(sources: int) -> tuple[Any, Any]:
-    @njit(nogil=True, cache=True)
-    def ticks_of(cadence: int, kind: NDArray[np.uint8], start: Int64, body: Int64) -> int:
-        """Ticks whose time is a multiple of the cadence: each may give one vector per symbol."""
-        _ = sources
-        count = 0
-        for i in range(len(kind)):
-            if kind[i] == _TICK and body[start[i]] % cadence == 0:
-                count += 1
-        return count
-
+def _compiled(sources: int) -> Any:
     @njit(nogil=True, cache=True, error_model="numpy")
     def run(
-        offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64, ts_recv: Int64,
-        start: Int64, body: Int64, slots: NDArray[np.int32], rows: Int64, order: NDArray[np.int32],
-        touched: NDArray[np.uint8], chosen: Int64, cadence: int, head: Int64, out: Float64,
-        values: Float64, reasons: Int64,
+        table: Int64, first: int, offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64,
+        ts_recv: Int64, start: Int64, body: Int64, slots: Int64,
     ) -> int:  # fmt: skip
-        """Fold all records; returns the number of vectors written to head and out."""
+        """Fold records from `first` on; returns the first not folded, for which the buffers have no room left."""
         _ = sources
-        m = 0
-        for i in range(len(offset)):
+        rows = carray(pointer_to_ints(table[ROWS]), (table[CAPACITY], table[ROW_LENGTH]))
+        touched = carray(pointer_to_ints(table[TOUCHED]), (table[CAPACITY],))
+        for i in range(first, len(offset)):
             if kind[i] == _TICK:
-                time = body[start[i]]
-                for rank in range(len(order)):
-                    row = rows[order[rank]]
-                    # A symbol no record has named is not there yet; the row of one that has is never all zero.
-                    if row[at.NEXT_OFFSET] == 0:
-                        continue
-                    touched[order[rank]] = 1
-                    if offset[i] < row[at.NEXT_OFFSET]:
-                        continue
-                    row[at.NEXT_OFFSET] = offset[i] + 1
-                    if not pass_tick(row, time) or time % cadence != 0:
-                        continue
-                    flags = compute(row, time, values, reasons)
-                    for column in range(len(chosen)):
-                        out[m, column] = values[chosen[column]]
-                        flags |= reasons[chosen[column]]
-                    head[TIME, m], head[OFFSET, m], head[AVAILABLE, m] = time, offset[i], ts_recv[i]
-                    head[EPOCH, m], head[QUALITY, m], head[KEY, m] = row[at.BOOK_EPOCH], flags, rank
-                    m += 1
-            elif kind[i] not in (_REFUSED, _ACTIVATE):
+                if not tick(table, rows, touched, body[start[i]], offset[i], ts_recv[i]):
+                    return i
+            elif kind[i] != _REFUSED and kind[i] != _ACTIVATE:
                 slot = slots[key[i]]
+                if slot < 0:
+                    continue
                 touched[slot] = 1
                 row = rows[slot]
                 if offset[i] >= row[at.NEXT_OFFSET]:
                     row[at.NEXT_OFFSET] = offset[i] + 1
-                    fold(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
-        return m
+                    fold_record(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
+        return len(offset)
 
-    return ticks_of, run
+    return run
+
+
+@compiled.inner
+def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, available: int) -> bool:
+    """Advance every symbol to a Tick and compute what is due; False, and nothing done, without room for it."""
+    symbols, room = table[SYMBOLS], table[ROOM]
+    sets = carray(pointer_to_ints(table[SETS]), (table[SET_COUNT], plan.SET_SIZE))
+    made = carray(pointer_to_ints(table[MADE]), (table[SET_COUNT],))
+    is_due = False
+    for s in range(len(sets)):
+        if time % sets[s, plan.CADENCE] == 0:
+            is_due = True
+            if made[s] + symbols > room:
+                return False
+    order = carray(pointer_to_ints(table[ORDER]), (symbols,))
+    for rank in range(symbols):
+        row = rows[order[rank]]
+        # A symbol no record has named is not there yet; the row of one that has is never all zero.
+        if row[at.NEXT_OFFSET] == 0:
+            continue
+        touched[order[rank]] = 1
+        if offset < row[at.NEXT_OFFSET]:
+            continue
+        row[at.NEXT_OFFSET] = offset + 1
+        if pass_tick(row, time) and is_due:
+            book.fill_top(row, table[DEPTH])
+            vectors_of(table, row, sets, made, time, offset, available, rank)
+    return True
+
+
+@compiled.inner
+def vectors_of(
+    table: Int64, row: Int64, sets: Int64, made: Int64, time: int, offset: int, available: int, rank: int
+) -> None:
+    """The vectors of one symbol, one of each set that is due."""
+    count = table[COLUMN_COUNT]
+    columns_ = carray(pointer_to_ints(table[COLUMNS]), (count, plan.COLUMN_SIZE))
+    values = carray(pointer_to_floats(table[SCRATCH]), (count,))
+    flags = carray(pointer_to_ints(table[SCRATCH] + 8 * count), (count,))
+    room = table[ROOM]
+    heads = carray(pointer_to_ints(table[HEADS]), (len(sets), HEAD_SIZE, room))
+    before = 0
+    for s in range(len(sets)):
+        width = sets[s, plan.WIDTH]
+        m = made[s]
+        if time % sets[s, plan.CADENCE] == 0:
+            place = table[VALUES] + 8 * (before * room + m * width)
+            out = carray(pointer_to_floats(place), (width,))
+            quality = compute(row, columns_, sets[s, plan.FIRST], sets[s, plan.END], values, flags, out)
+            if quality >= 0:
+                head = heads[s]
+                head[TIME, m], head[OFFSET, m], head[AVAILABLE, m] = time, offset, available
+                head[EPOCH, m], head[QUALITY, m], head[KEY, m] = row[at.BOOK_EPOCH], quality, rank
+                made[s] = m + 1
+        before += width
 
 
 def load() -> None:
     """Compile the kernel, or read it from the cache: seconds the first time, then a moment, then nothing."""
     with _LOADING:
-        for function, signature in ((ticks_of, _TICKS_OF), (run, _RUN)):
-            if not function.signatures:
-                function.compile(signature)
-                function.disable_compile()
+        if not run.signatures:
+            run.compile(_RUN)
+            run.disable_compile()
 
 
 _LOADING = Lock()
 SOURCES_HASH = _sources_hash()
-ticks_of, run = _compiled(SOURCES_HASH)
+run = _compiled(SOURCES_HASH)

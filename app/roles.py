@@ -182,7 +182,7 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
         async def emit(vectors: Vectors) -> None:
             await producer.send(output, lane.partition, codec.encode(vectors))
 
-        await features_agent(lane.batches(reader), states_of(lane), emit, feature_set)
+        await features_agent(lane.batches(reader), states_of(lane), emit, [feature_set])
 
     _compile_kernels(feature_set)
     epoch = Epoch(settings.epoch_s, FETCH_RECORDS * 100, time.monotonic)
@@ -191,7 +191,7 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
 
 def _compile_kernels(feature_set: FeatureSet) -> None:
     """Before the broker counts our silence: compiling takes seconds in which nothing else runs."""
-    Engine(feature_set, 0).apply(from_events(0, 0, []))
+    Engine([feature_set], 0).apply(from_events(0, 0, []))
 
 
 def latest_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:

@@ -34,7 +34,7 @@ from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
 
-Agent = Callable[[AsyncIterable[Batch], States, Emit, FeatureSet], Coroutine[Any, Any, None]]
+Agent = Callable[[AsyncIterable[Batch], States, Emit, Sequence[FeatureSet]], Coroutine[Any, Any, None]]
 Progress = Callable[[int, int], None]
 """Called with records done and records in all."""
 
@@ -155,7 +155,7 @@ def run(
         if waiting is not None:
             yield TapeBatch(waiting.partition, waiting, is_first, saves)
 
-    asyncio.run(agent(feed(), states, collector, feature_set))
+    asyncio.run(agent(feed(), states, collector, [feature_set]))
     return Vectors.concat(collector.parts) if collector.parts else Vectors.empty(feature_set)
 
 

@@ -14,6 +14,12 @@ RECORD_LEVELS_MAX = 20_000
 """Level changes one Snapshot or Delta may carry on both sides together."""
 LEVELS_MAX = 8192
 """Levels one side of a book keeps; beyond it the farthest level is dropped."""
+DEPTH_MAX = 50
+"""Best levels of a side that a feature can read."""
+WINDOW_MAX_NS = 60_000_000_000
+"""The longest window, and the longest hole in the clock that does not begin windows anew."""
+REMEMBERED_MAX = 3600
+"""Emitted values of one feature that a z-score or an outlier bound looks back on."""
 
 SYMBOLS_MAX = 20_000
 """Symbols of one partition, at least 60 KB of memory each; at one more the worker stops, and acknowledges nothing."""

@@ -20,6 +20,7 @@ BASE_TICK_NS = 100 * NS_PER_MS
 NS_PER_UNIT = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S}
 RATE_SCALE = 12
 
+_DURATION = re.compile(r"([1-9][0-9]{0,7})(ms|s)", re.ASCII)
 _DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,24}))?", re.ASCII)
 
 
@@ -33,6 +34,17 @@ def to_ns(value: int, units: Sequence[str]) -> int:
         if limits.TS_MIN_NS <= ns < limits.TS_MAX_NS:
             return ns
     raise RecordRefused("implausible-time")
+
+
+def duration_ns(text: str) -> int | None:
+    """Nanoseconds of `500ms` or `15s`, None for any other text."""
+    match = _DURATION.fullmatch(text)
+    return None if match is None else int(match[1]) * NS_PER_UNIT[match[2]]
+
+
+def duration_text(ns: int) -> str:
+    """The shortest text of a duration of whole milliseconds."""
+    return f"{ns // NS_PER_MS}ms" if ns % NS_PER_S else f"{ns // NS_PER_S}s"
 
 
 def decimals(text: str) -> int:

@@ -15,7 +15,6 @@ import zlib
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
 from schemas.columns import Int64
 from schemas.errors import CheckFailed, StateRefused
@@ -25,22 +24,24 @@ from tables import layout as at
 from tables.book import levels
 
 _MAGIC = b"OTSR"
-_HEADER = struct.Struct("<4sHHQII")
-"""Magic, layout version, bytes of the name, layout hash, int64s of the payload, CRC-32 of all behind the header."""
+_HEADER = struct.Struct("<4sHHQQII")
+"""Magic, layout version, bytes of the name, layout hash, plan hash, int64s of the payload, CRC-32 of the rest."""
 _SIDES = ((at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT))
-_WORDS_MAX = at.RING_END + at.BUCKETS + 1 + 4 * LEVELS_MAX
+_WORDS_MAX = at.RING_END + 2 * at.RING_SLOTS + 4 * LEVELS_MAX
 
 
 class Arena:
     """The rows of one partition."""
 
-    def __init__(self, capacity: int = 16) -> None:
+    def __init__(self, memory: int = 0, plan_hash: int = 0, capacity: int = 16) -> None:
+        """`memory` places behind each row's own are the feature sets'; `plan_hash` says what lies there."""
         self.keys: list[str] = []
         """Name of each slot."""
-        self.rows: Int64 = _rows(capacity)
-        self.touched_flags: NDArray[np.uint8] = np.zeros(capacity, np.uint8)
+        self.rows: Int64 = _rows(capacity, at.ROW_SIZE + memory)
+        self.touched_flags: Int64 = np.zeros(capacity, np.int64)
+        self._memory, self._plan_hash = memory, plan_hash
         self._names: list[str] = []
-        self._order: NDArray[np.int32] = np.empty(0, np.int32)
+        self._order: Int64 = np.empty(0, np.int64)
         self._slots: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -53,7 +54,7 @@ class Arena:
         return self._names
 
     @property
-    def order(self) -> NDArray[np.int32]:
+    def order(self) -> Int64:
         """Slot of each of `names`."""
         self._sort()
         return self._order
@@ -62,7 +63,7 @@ class Arena:
         """Once for all symbols that are new, not for each: a partition may begin with thousands."""
         if len(self._names) < len(self.keys):
             self._names = sorted(self.keys)
-            self._order = np.array([self._slots[name] for name in self._names], np.int32)
+            self._order = np.array([self._slots[name] for name in self._names], np.int64)
 
     def find(self, key: str) -> int:
         """Slot of a symbol, -1 if it has none."""
@@ -82,7 +83,7 @@ class Arena:
         return slot
 
     def _grow(self) -> None:
-        rows = _rows(2 * len(self.rows))
+        rows = _rows(2 * len(self.rows), self.rows.shape[1])
         for slot in range(len(self.keys)):
             _copy_live(self.rows[slot], rows[slot])
         self.rows = rows
@@ -113,13 +114,14 @@ class Arena:
         planes = np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8).T)
         name = key.encode()
         content = name + zstandard.ZstdCompressor(level=3).compress(planes.tobytes())
-        head = _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, len(name), at.LAYOUT_HASH, len(words), zlib.crc32(content))
+        hashes = (at.LAYOUT_HASH, self._plan_hash)
+        head = _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, len(name), *hashes, len(words), zlib.crc32(content))
         return head + content
 
     def restore(self, key: str, blob: bytes) -> None:
         """Set a symbol's row to a stored one; it equals the dumped row in every number that is alive."""
-        words = _open(key, blob)
-        row = np.zeros(at.ROW_SIZE, np.int64)
+        words = self._open(key, blob)
+        row = np.zeros(at.ROW_SIZE + self._memory, np.int64)
         try:
             _unpack(words, row)
         except (ValueError, IndexError) as error:
@@ -127,6 +129,33 @@ class Arena:
         slot = self.slot(key)
         self.rows[slot, : at.BIDS] = 0
         _copy_live(row, self.rows[slot])
+
+    def _open(self, key: str, blob: bytes) -> Int64:
+        """The payload of a blob, after every check that needs no row."""
+        if len(blob) < _HEADER.size or blob[:4] != _MAGIC:
+            raise _refused(key, f"a state that starts with {_MAGIC!r}", f"{len(blob)} bytes, starting {blob[:4]!r}")
+        _, version, name_bytes, layout_hash, plan_hash, count, checksum = _HEADER.unpack_from(blob)
+        if version != at.LAYOUT_VERSION or layout_hash != at.LAYOUT_HASH:
+            expected = f"layout {at.LAYOUT_VERSION}, hash {at.LAYOUT_HASH:016x}"
+            raise _refused(key, expected, f"layout {version}, hash {layout_hash:016x}")
+        if plan_hash != self._plan_hash:
+            raise _refused(key, f"a state of these feature sets ({self._plan_hash:016x})", f"others ({plan_hash:016x})")
+        content = blob[_HEADER.size :]
+        if zlib.crc32(content) != checksum:
+            raise _refused(key, f"CRC-32 {checksum:08x}", f"{zlib.crc32(content):08x}")
+        name = content[:name_bytes]
+        if name != key.encode():
+            raise _refused(key, f"the state of {key}", f"the state of {name!r}")
+        if count > _WORDS_MAX + self._memory:
+            raise _refused(key, f"at most {_WORDS_MAX + self._memory} numbers", str(count))
+        try:
+            planes = zstandard.ZstdDecompressor().decompress(content[name_bytes:], max_output_size=8 * count)
+        except zstandard.ZstdError as error:
+            raise _refused(key, "a zstd frame", str(error)) from None
+        if len(planes) != 8 * count:
+            raise _refused(key, f"{8 * count} bytes inside", str(len(planes)))
+        words: Int64 = np.frombuffer(planes, np.uint8).reshape(8, -1).T.copy().view(np.int64).ravel()
+        return words
 
 
 def _one_too_many(key: str) -> CheckFailed:
@@ -137,21 +166,22 @@ def _one_too_many(key: str) -> CheckFailed:
     )  # fmt: skip
 
 
-def _rows(capacity: int) -> Int64:
+def _rows(capacity: int, length: int) -> Int64:
     """Rows of zeros. Pages stay unreal until written; huge pages would make 2 MB real for one number."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     # Room for thousands of symbols is more than the machine has, and is not meant to become real.
     flags |= getattr(mmap, "MAP_NORESERVE", 0)
-    memory = mmap.mmap(-1, capacity * at.ROW_SIZE * 8, flags=flags)
+    memory = mmap.mmap(-1, capacity * length * 8, flags=flags)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # A kernel built without huge pages has nothing to advise.
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.int64).reshape(capacity, at.ROW_SIZE)
+    return np.frombuffer(memory, np.int64).reshape(capacity, length)
 
 
 def _copy_live(source: Int64, target: Int64) -> None:
     target[: at.BIDS] = source[: at.BIDS]
+    target[at.ROW_SIZE :] = source[at.ROW_SIZE :]
     for side, count in _SIDES:
         n = int(source[count])
         for start in (side, side + LEVELS_MAX):
@@ -162,17 +192,31 @@ def _delta(values: Int64) -> Int64:
     return np.diff(values, prepend=np.int64(0))
 
 
+_TOLD = np.array([i for i in range(at.SUM_COUNT) if i != at.RETURNS])
+"""Sums that are zero in most buckets; a step's return is known nearly always."""
+
+
+def _slots(row: Int64) -> Int64:
+    """Places in the ring from the oldest Tick to the last."""
+    slots: Int64 = (int(row[at.SLOT]) + 1 + np.arange(at.RING_SLOTS)) % at.RING_SLOTS
+    return slots
+
+
 def _pack(row: Int64) -> Int64:
-    """Header, open bucket, sums, buckets that are not empty, mids and live levels, neighbours as differences."""
-    buckets = row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)
-    high, low = row[at.RING_HIGH : at.RING_LOW], row[at.RING_LOW : at.RING_MID]
-    used = np.flatnonzero(buckets.any(axis=1) | (high != 0) | (low != 0))
-    parts = [row[: at.RING], np.array([len(used)]), _delta(used), buckets[used].T.ravel(), high[used], low[used]]
-    parts.append(_delta(row[at.RING_MID : at.RING_END]))
+    """Header, what each bucket added where that is not nothing, mids, live levels, memory: mostly small differences."""
+    slots = _slots(row)
+    ring = row[at.RING : at.RING_HIGH].reshape(at.RING_SLOTS, at.SUM_COUNT)[slots]
+    # Of each bucket from the oldest to the open one; sums may wrap around, their differences do not.
+    after = np.vstack([ring[1:], row[at.TOTALS : at.TOTALS + at.SUM_COUNT]])
+    added: Int64 = after - ring
+    high, low = row[at.RING_HIGH : at.RING_LOW][slots], row[at.RING_LOW : at.RING_MID][slots]
+    used = np.flatnonzero(added[:, _TOLD].any(axis=1) | (high != 0) | (low != 0))
+    parts = [row[: at.TOTALS], np.array([len(used)]), _delta(used), added[used][:, _TOLD].T.ravel()]
+    parts += [high[used], low[used], _delta(added[:, at.RETURNS]), _delta(row[at.RING_MID : at.RING_END][slots])]
     for side, count in _SIDES:
         n = int(row[count])
         parts += [_delta(row[side : side + n]), row[side + LEVELS_MAX : side + LEVELS_MAX + n]]
-    return np.concatenate(parts)
+    return np.concatenate([*parts, row[at.ROW_SIZE :]])
 
 
 def _unpack(words: Int64, row: Int64) -> None:
@@ -186,16 +230,24 @@ def _unpack(words: Int64, row: Int64) -> None:
             raise ValueError("a length beyond the payload")
         return words[place - n : place]
 
-    row[: at.RING] = take(at.RING)
+    row[: at.TOTALS] = take(at.TOTALS)
+    if row[at.SLOT] != int(row[at.TICK]) // BASE_TICK_NS % at.RING_SLOTS:
+        raise ValueError("a Tick outside its place")
+    slots = _slots(row)
     n = int(take(1)[0])
     used = np.cumsum(take(n))
-    if n and not (int(np.min(used)) >= 0 and int(np.max(used)) < at.BUCKETS):
+    if n and not (int(np.min(used)) >= 0 and int(np.max(used)) < at.RING_SLOTS):
         raise ValueError("a bucket outside the ring")
-    buckets = row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)
-    buckets[used] = take(n * at.SUM_COUNT).reshape(at.SUM_COUNT, n).T
-    row[at.RING_HIGH + used] = take(n)
-    row[at.RING_LOW + used] = take(n)
-    row[at.RING_MID : at.RING_END] = np.cumsum(take(at.BUCKETS))
+    added = np.zeros((at.RING_SLOTS, at.SUM_COUNT), np.int64)
+    added[np.ix_(used, _TOLD)] = take(n * len(_TOLD)).reshape(len(_TOLD), n).T
+    row[at.RING_HIGH + slots[used]] = take(n)
+    row[at.RING_LOW + slots[used]] = take(n)
+    added[:, at.RETURNS] = np.cumsum(take(at.RING_SLOTS))
+    totals = np.cumsum(added, axis=0)
+    ring = row[at.RING : at.RING_HIGH].reshape(at.RING_SLOTS, at.SUM_COUNT)
+    ring[slots[1:]] = totals[:-1]
+    row[at.TOTALS : at.TOTALS + at.SUM_COUNT] = totals[-1]
+    row[at.RING_MID + slots] = np.cumsum(take(at.RING_SLOTS))
     for side, count in _SIDES:
         n = int(row[count])
         if not 0 <= n <= LEVELS_MAX:
@@ -207,45 +259,9 @@ def _unpack(words: Int64, row: Int64) -> None:
             raise ValueError("levels that are no side of a book")
         row[side : side + n] = ranks
         row[side + LEVELS_MAX : side + LEVELS_MAX + n] = sizes
+    row[at.ROW_SIZE :] = take(len(row) - at.ROW_SIZE)
     if place != len(words):
         raise ValueError("a payload longer than its row")
-    _check_sums(row)
-
-
-def _check_sums(row: Int64) -> None:
-    now = int(row[at.TICK]) // BASE_TICK_NS
-    buckets = row[at.RING : at.RING_HIGH].reshape(at.BUCKETS, at.SUM_COUNT)
-    sums = row[at.SUMS : at.RING].reshape(at.WINDOW_COUNT, at.SUM_COUNT)
-    for window, length in enumerate(at.WINDOW_BUCKETS):
-        slots = (now - 1 - np.arange(length)) % at.BUCKETS
-        if not np.array_equal(buckets[slots].sum(axis=0), sums[window]):
-            raise ValueError("window sums that differ from their buckets")
-
-
-def _open(key: str, blob: bytes) -> Int64:
-    """The payload of a blob, after every check that needs no row."""
-    if len(blob) < _HEADER.size or blob[:4] != _MAGIC:
-        raise _refused(key, f"a state that starts with {_MAGIC!r}", f"{len(blob)} bytes, starting {blob[:4]!r}")
-    _, version, name_bytes, layout_hash, count, checksum = _HEADER.unpack_from(blob)
-    if version != at.LAYOUT_VERSION or layout_hash != at.LAYOUT_HASH:
-        expected = f"layout {at.LAYOUT_VERSION}, hash {at.LAYOUT_HASH:016x}"
-        raise _refused(key, expected, f"layout {version}, hash {layout_hash:016x}")
-    content = blob[_HEADER.size :]
-    if zlib.crc32(content) != checksum:
-        raise _refused(key, f"CRC-32 {checksum:08x}", f"{zlib.crc32(content):08x}")
-    name = content[:name_bytes]
-    if name != key.encode():
-        raise _refused(key, f"the state of {key}", f"the state of {name!r}")
-    if count > _WORDS_MAX:
-        raise _refused(key, f"at most {_WORDS_MAX} numbers", str(count))
-    try:
-        planes = zstandard.ZstdDecompressor().decompress(content[name_bytes:], max_output_size=8 * count)
-    except zstandard.ZstdError as error:
-        raise _refused(key, "a zstd frame", str(error)) from None
-    if len(planes) != 8 * count:
-        raise _refused(key, f"{8 * count} bytes inside", str(len(planes)))
-    words: Int64 = np.frombuffer(planes, np.uint8).reshape(8, -1).T.copy().view(np.int64).ravel()
-    return words
 
 
 def _refused(key: str, expected: str, was: str) -> StateRefused:

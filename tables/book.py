@@ -14,19 +14,30 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.columns import ABSENT, Int64
-from schemas.limits import LEVELS_MAX
+from schemas.limits import DEPTH_MAX, LEVELS_MAX
 from tables import layout as at
 from tables.compiled import inner
+from tables.windows import count
 
 _NO_ASK = 1 << 62
 
 
 @inner
-def best(row: Int64, side: int, count: int) -> tuple[int, int]:
+def fill_top(row: Int64, depth: int) -> None:
+    """Lay the best levels of both sides out, best first."""
+    for side, count_at, top in ((at.BIDS, at.BID_COUNT, at.TOP_BIDS), (at.ASKS, at.ASK_COUNT, at.TOP_ASKS)):
+        for i in range(min(row[count_at], depth)):
+            place = side + row[count_at] - 1 - i
+            row[top + i] = row[place]
+            row[top + DEPTH_MAX + i] = row[place + LEVELS_MAX]
+
+
+@inner
+def best(row: Int64, side: int, count_at: int) -> tuple[int, int]:
     """Rank and size of the best level; of an empty side the worst rank possible and 0."""
-    if row[count] == 0:
+    if row[count_at] == 0:
         return -_NO_ASK, 0
-    last = side + row[count] - 1
+    last = side + row[count_at] - 1
     return row[last], row[last + LEVELS_MAX]
 
 
@@ -80,12 +91,12 @@ def find(row: Int64, side: int, n: int, rank: int) -> int:
 
 
 @inner
-def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
+def put(row: Int64, side: int, count_at: int, rank: int, size: int) -> int:
     """Set one level; size 0 deletes. A full side drops its farthest level for a nearer one, and takes none farther.
 
     Returns 1 if the level named has changed on the side, 0 if it was so before or was not taken.
     """
-    n = row[count]
+    n = row[count_at]
     sizes = side + LEVELS_MAX
     i = find(row, side, n, rank)
     if i < n and row[side + i] == rank:
@@ -97,7 +108,7 @@ def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
             row[side + j] = row[side + j + 1]
         for j in range(i, n - 1):
             row[sizes + j] = row[sizes + j + 1]
-        row[count] = n - 1
+        row[count_at] = n - 1
         return 1
     if size == 0:
         return 0
@@ -114,14 +125,14 @@ def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
             row[side + j] = row[side + j - 1]
         for j in range(n, i, -1):
             row[sizes + j] = row[sizes + j - 1]
-        row[count] = n + 1
+        row[count_at] = n + 1
     row[side + i] = rank
     row[sizes + i] = size
     return 1
 
 
 @inner
-def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whole: bool) -> tuple[int, int]:
+def put_side(row: Int64, side: int, count_at: int, body: Int64, start: int, is_whole: bool) -> tuple[int, int]:
     """Set the levels of one side of a record at body[start]. Returns where its levels end and the level changes."""
     n = body[start]
     end = start + 1 + 2 * n
@@ -132,7 +143,7 @@ def put_side(row: Int64, side: int, count: int, body: Int64, start: int, is_whol
     backwards = is_whole and n > 1 and sign * body[start + 1] > sign * body[end - 2]
     for i in range(n):
         level = end - 2 - 2 * i if backwards else start + 1 + 2 * i
-        changes += put(row, side, count, sign * body[level], body[level + 1])
+        changes += put(row, side, count_at, sign * body[level], body[level + 1])
     return end, changes
 
 
@@ -210,8 +221,9 @@ def apply_delta(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
         flow -= ask_size
     if ask <= ask_before:
         flow += ask_size_before
-    row[at.OPEN + at.ORDER_FLOW] += flow
-    row[at.OPEN + at.CHURN] += bid_changes + ask_changes
+    count(row, at.DELTAS, 1)
+    count(row, at.CHURN, bid_changes + ask_changes)
+    count(row, at.ORDER_FLOW, flow)
     row[at.SEQUENCE] = body[start + 1]
     row[at.BOOK_STATE] = at.SYNCED
     row[at.BOOK_DOUBT] = 0
@@ -220,9 +232,9 @@ def apply_delta(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
     return True
 
 
-def levels(row: Int64, side: int, count: int) -> list[tuple[int, int]]:
+def levels(row: Int64, side: int, count_at: int) -> list[tuple[int, int]]:
     """(price in ticks, size in lots) of one side, best first."""
-    n = int(row[count])
+    n = int(row[count_at])
     ranks = np.abs(row[side : side + n])[::-1]
     sizes = row[side + LEVELS_MAX : side + LEVELS_MAX + n][::-1]
     return list(zip(ranks.tolist(), sizes.tolist(), strict=True))

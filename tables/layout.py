@@ -1,6 +1,7 @@
 """The row: everything that is remembered of one symbol, as int64 at named places.
 
-State: header | open bucket | window sums | ring of closed buckets | bids | asks. A row of zeros is a symbol never seen.
+State: header | running totals | ring of totals, extremes and mids | best levels | bids | asks | what the feature sets
+remember. A row of zeros is a symbol never seen.
 Units: prices in ticks, sizes in lots, times in ns UTC, unless a name says otherwise.
 """
 
@@ -8,12 +9,12 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from schemas.limits import LEVELS_MAX
+from schemas.limits import DEPTH_MAX, LEVELS_MAX, SIZE_LOTS_MAX, WINDOW_MAX_NS
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
-# Header. Zero means: nothing applied, no Tick seen, not born, no book (in gap), no doubt, no Instrument.
+# Header. Zero means: nothing applied, no Tick seen, not born, no book (in gap), no doubt, no Instrument, no position.
 NEXT_OFFSET = 0
 """Applied offset + 1: a record below it has been applied."""
 TICK = 1
@@ -22,41 +23,54 @@ BIRTH = 2
 """Time of the first Tick after the Instrument or after a hole in the clock; windows are covered from here on."""
 LAST_TS = 3
 """Time of the last event: max(ts_recv, last Tick, previous event)."""
-SEQUENCE = 4
-BOOK_STATE = 5
-BOOK_EPOCH = 6
+SLOT = 4
+"""Place of the last Tick in the ring: TICK / 100 ms modulo RING_SLOTS."""
+NOTES = 5
+"""Scratch: quality flags that the feature being computed has noted. Zero between vectors."""
+SEQUENCE = 6
+BOOK_STATE = 7
+BOOK_EPOCH = 8
 """Count of Snapshots applied."""
-BOOK_BIRTH = 7
+BOOK_BIRTH = 9
 """Time of the first Tick after the last applied Snapshot, or after the Delta that ended a doubt."""
-BOOK_TS = 8
+BOOK_TS = 10
 """Time of the last applied Snapshot or Delta."""
-BOOK_VENUE_TS = 9
+BOOK_VENUE_TS = 11
 """ts_event of the last applied Snapshot or Delta, 0 where the venue gave none."""
-BID_COUNT = 10
-ASK_COUNT = 11
-HAS_INSTRUMENT = 12
-PRICE_SCALE = 13
-TICK_SIZE = 14
-SIZE_SCALE = 15
-LOT_SIZE = 16
-INDEX_SCALE = 17
-CONTRACT = 18
-CONTRACT_VALUE = 19
-IS_PERPETUAL = 20
-BOOK_DOUBT = 21
+BID_COUNT = 12
+ASK_COUNT = 13
+BOOK_DOUBT = 14
 """1 after a hole in the clock: whether the book missed anything, only the next Snapshot or Delta can say."""
-# From here to FEED_DELAY, ABSENT means: no record has told it.
-MARK_PRICE = 22
-INDEX_PRICE = 23
-OPEN_INTEREST = 24
-FUNDING_RATE = 25
-NEXT_FUNDING_TS = 26
-FEED_DELAY = 27
+HAS_INSTRUMENT = 15
+PRICE_SCALE = 16
+TICK_SIZE = 17
+SIZE_SCALE = 18
+LOT_SIZE = 19
+INDEX_SCALE = 20
+CONTRACT = 21
+CONTRACT_VALUE = 22
+IS_PERPETUAL = 23
+# From here to TOLD_LAST, ABSENT means: no record has told it.
+MARK_PRICE = 24
+INDEX_PRICE = 25
+OPEN_INTEREST = 26
+FUNDING_RATE = 27
+NEXT_FUNDING_TS = 28
+FEED_DELAY = 29
 """ts_recv - ts_event of the last event with a venue time, ns."""
+ENTRY_PRICE = 30
+REALIZED_PNL = 31
+INTEREST_BIRTH = 32
+"""Time of the first Tick after open interest was first told, or after a hole in the clock."""
+HAS_POSITION = 33
+POSITION_SIZE = 34
+"""Signed lots."""
+POSITION_TS = 35
+"""Time at which the position last left zero or changed its sign."""
 HEADER_SIZE = 64
 
 TOLD_FIRST = MARK_PRICE
-TOLD_LAST = FEED_DELAY
+TOLD_LAST = REALIZED_PNL
 
 # BOOK_STATE
 GAP = 0
@@ -71,44 +85,62 @@ SPOT = 0
 LINEAR = 1
 INVERSE = 2
 
-# What a bucket sums. Values (price x size) are split as value = high * 2**20 + low, so that no sum can overflow.
+# What is summed. The value of a trade has three limbs of VALUE_BITS, a squared return two of VARIANCE_BITS.
 BUY_COUNT = 0
 SELL_COUNT = 1
 BUY_VOLUME = 2
 SELL_VOLUME = 3
-VALUE_HIGH = 4
-VALUE_LOW = 5
-ORDER_FLOW = 6
-CHURN = 7
-SUM_COUNT = 8
-VALUE_SHIFT = 20
+VALUE_0 = 4
+VALUE_1 = 5
+VALUE_2 = 6
+DELTAS = 7
+"""Deltas applied."""
+CHURN = 8
+"""Levels that Deltas have changed."""
+ORDER_FLOW = 9
+MULTI_FLOW = 10
+RETURNS = 11
+"""Steps of 100 ms whose mid is known at both ends."""
+VARIANCE_HIGH = 12
+VARIANCE_LOW = 13
+INTEREST = 14
+SUM_COUNT = 15
+VALUE_BITS = 34
+VARIANCE_BITS = 40
+FLOW_LEVELS = 5
+"""Levels a side that MULTI_FLOW compares."""
 
-WINDOWS_S = (1, 3, 15, 60)
-WINDOWS_NS = tuple(seconds * NS_PER_S for seconds in WINDOWS_S)
-WINDOW_BUCKETS = tuple(ns // BASE_TICK_NS for ns in WINDOWS_NS)
-WINDOW_COUNT = len(WINDOWS_S)
-BUCKETS = max(WINDOW_BUCKETS)
+TRADES_MAX = (1 << 62) // SIZE_LOTS_MAX
+DELTAS_MAX = (1 << 62) // (4 * FLOW_LEVELS * SIZE_LOTS_MAX)
+"""The most of the largest trades and Deltas a window may hold for all of its sums to fit int64."""
 
-# The open bucket: sums, highest and lowest trade (0: none), mid when it was opened (0: unknown).
-OPEN = HEADER_SIZE
-OPEN_HIGH = OPEN + SUM_COUNT
-OPEN_LOW = OPEN_HIGH + 1
-OPEN_MID = OPEN_LOW + 1
-SUMS = OPEN + 16
-"""[WINDOW_COUNT, SUM_COUNT] sums of the closed buckets of each window."""
-RING = SUMS + WINDOW_COUNT * SUM_COUNT
-"""[BUCKETS, SUM_COUNT]; the bucket opened by Tick t is at t / 100 ms modulo BUCKETS."""
-RING_HIGH = RING + BUCKETS * SUM_COUNT
-RING_LOW = RING_HIGH + BUCKETS
-RING_MID = RING_LOW + BUCKETS
-"""Best bid + best ask at the Tick that opened each bucket."""
-RING_END = RING_MID + BUCKETS
+BUCKETS = WINDOW_MAX_NS // BASE_TICK_NS
+RING_SLOTS = BUCKETS + 1
+"""The longest window needs the totals at both of its ends."""
+
+TOTALS = HEADER_SIZE
+"""[SUM_COUNT] running totals. They may wrap around: only differences count."""
+RING = TOTALS + 16
+"""[RING_SLOTS, SUM_COUNT] the totals as they were at each Tick."""
+RING_HIGH = RING + RING_SLOTS * SUM_COUNT
+"""Highest trade in the bucket that each Tick opened, 0 without one."""
+RING_LOW = RING_HIGH + RING_SLOTS
+"""PRICE_TICKS_MAX + 1 - lowest trade in the bucket that each Tick opened, 0 without one: a maximum, too."""
+RING_MID = RING_LOW + RING_SLOTS
+"""Best bid + best ask at each Tick, 0 where unknown."""
+RING_END = RING_MID + RING_SLOTS
+
+TOP_BIDS = RING_END
+"""[DEPTH_MAX] ranks and [DEPTH_MAX] sizes, best first. FLOW_LEVELS of them are always current."""
+TOP_ASKS = TOP_BIDS + 2 * DEPTH_MAX
+TOP_END = TOP_ASKS + 2 * DEPTH_MAX
 
 # A side: LEVELS_MAX ranks, then LEVELS_MAX sizes. Rank = price for bids, -price for asks: ascending, best at the end.
 _PAGE = 4096 // 8
-BIDS = -(-RING_END // _PAGE) * _PAGE
+BIDS = -(-TOP_END // _PAGE) * _PAGE
 ASKS = BIDS + 2 * LEVELS_MAX
 ROW_SIZE = ASKS + 2 * LEVELS_MAX
+"""Places of every row; those of the feature sets' own memory follow (agents/plan.py)."""
 
 LAYOUT_HASH = int.from_bytes(
     blake2b(

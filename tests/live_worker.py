@@ -246,7 +246,7 @@ def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
             columns, _ = reader.decode_batch(TAPE, partition, range(len(messages)), keys, values)
             yield _Whole(columns, partition)
 
-    asyncio.run(features_agent(batches(), states, emit, feature_set))
+    asyncio.run(features_agent(batches(), states, emit, [feature_set]))
     found = Outcome(states=states.blobs)
     for vectors in emitted:
         for instrument, at, (_, value) in zip(

@@ -44,11 +44,11 @@ class Book:
     """An engine's book, fed record by record."""
 
     def __init__(self) -> None:
-        self.engine, self.offset = Engine(TENTHS, 0), 0
+        self.engine, self.offset = Engine([TENTHS], 0), 0
         self.take(instrument(KEY))
 
     def take(self, event: Event) -> None:
-        self.engine.apply(from_events(0, self.offset, [event._replace(key=KEY)]))
+        self.engine.apply(from_events(0, self.offset, [event._replace(key=KEY)]))[0]
         self.offset += 1
 
     def snapshot(self, sequence: int, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> None:
@@ -69,7 +69,7 @@ class Book:
         """A Tick at so many tenths of a second, and its vector."""
         columns = from_events(0, self.offset, [tick_event(START + tenths * BASE_TICK_NS)])
         self.offset += 1
-        return self.engine.apply(columns)
+        return self.engine.apply(columns)[0]
 
     def __getitem__(self, place: int) -> int:
         return int(self.engine.arena.row(KEY)[place])

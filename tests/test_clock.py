@@ -38,8 +38,8 @@ def test_between_recordings_a_pause_of_more_than_a_minute_is_a_hole(tmp_path: Pa
     steps = [after - before for before, after in pairwise(ticks)]
     is_hole = pause > 60
     assert (max(steps), dawn in ticks) == (pause * NS_PER_S if is_hole else BASE_TICK_NS, True)
-    engine = Engine(load("micro@1"), 0)
-    vectors = engine.apply(from_events(0, 0, rows))
+    engine = Engine([load("micro@1")], 0)
+    vectors = engine.apply(from_events(0, 0, rows))[0]
     assert_agrees(rows, vectors)
     names = vectors.feature_set.features
     last = dict(zip(names, vectors.values[-1].tolist(), strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from oracle import replay
 from streams import START, stream, tick_event
 
 from agents import kernel
-from agents.catalogue import CATALOGUE
+from agents.catalogue import FAMILIES, find
 from agents.engine import Engine
 from schemas.columns import Columns, ColumnsBuilder, from_events
 from schemas.errors import UsageError
@@ -36,8 +35,8 @@ EXACT = {
 
 def run(columns: Columns, batch: int = 1 << 30, engine: Engine | None = None) -> Vectors:
     """Vectors of a tape fed in batches."""
-    engine = engine or Engine(MICRO, columns.partition)
-    parts = [engine.apply(columns.slice(i, min(i + batch, len(columns)))) for i in range(0, len(columns), batch)]
+    engine = engine or Engine([MICRO], columns.partition)
+    parts = [engine.apply(columns.slice(i, min(i + batch, len(columns))))[0] for i in range(0, len(columns), batch)]
     return Vectors.concat(parts) if parts else Vectors.empty(MICRO)
 
 
@@ -119,14 +118,14 @@ def test_sides_beyond_the_bound_equal_the_oracle() -> None:
         tape.append(Event(KEY, 0, START + (i + 1) * NS_PER_S // 10, Kind.DELTA, {
             "sequence_first": i + 1, "sequence_last": i + 1, "sequence_previous": i, "bids": bids, "asks": asks,
         }))  # fmt: skip
-    engine = Engine(TENTHS, 0)
-    assert assert_agrees(tape, engine.apply(from_events(0, 0, tape))) == 40 * len(MICRO.features)
+    engine = Engine([TENTHS], 0)
+    assert assert_agrees(tape, engine.apply(from_events(0, 0, tape))[0]) == 40 * len(MICRO.features)
     assert LEVELS_MAX - 20 < len(engine.arena.book(KEY)[0]) <= LEVELS_MAX
 
 
 def test_cadence_of_100_ms_equals_the_oracle() -> None:
     tape = stream(11, seconds=6.0)
-    vectors = Engine(TENTHS, 0).apply(from_events(0, 0, tape))
+    vectors = Engine([TENTHS], 0).apply(from_events(0, 0, tape))[0]
     assert assert_agrees(tape, vectors) > 5_000
 
 
@@ -139,8 +138,8 @@ def test_random_cuts_give_equal_bits(columns: Columns) -> None:
     chance = random.Random(5)
     for _ in range(5):
         cuts = sorted({0, len(columns), *(chance.randrange(len(columns)) for _ in range(40))})
-        engine = Engine(MICRO, 0)
-        parts = [engine.apply(columns.slice(a, b)) for a, b in pairwise(cuts)]
+        engine = Engine([MICRO], 0)
+        parts = [engine.apply(columns.slice(a, b))[0] for a, b in pairwise(cuts)]
         assert_same(Vectors.concat(parts), run(columns))
 
 
@@ -150,24 +149,24 @@ def test_restore_at_any_point_gives_equal_bits(columns: Columns) -> None:
     whole = run(columns)
     for _ in range(12):
         cut = chance.randrange(len(columns))
-        before = Engine(MICRO, 0)
-        first = before.apply(columns.slice(0, cut))
-        after = Engine(MICRO, 0)
+        before = Engine([MICRO], 0)
+        first = before.apply(columns.slice(0, cut))[0]
+        after = Engine([MICRO], 0)
         for key in chance.sample(before.arena.keys, len(before.arena)):
             after.arena.restore(key, before.arena.dump(key))
             assert after.arena.dump(key) == before.arena.dump(key)
-        second = after.apply(columns.slice(cut, len(columns)))
+        second = after.apply(columns.slice(cut, len(columns)))[0]
         assert_same(Vectors.concat([first, second]), whole)
 
 
 def test_repeated_records_change_nothing(events: list[Event], columns: Columns) -> None:
     """After a crash the tape is read again from an earlier offset: each symbol skips what it has applied."""
     chance = random.Random(7)
-    engine = Engine(MICRO, 0)
+    engine = Engine([MICRO], 0)
     parts, at = [], 0
     while at < len(columns):
         to = min(at + chance.randrange(1, 900), len(columns))
-        parts.append(engine.apply(columns.slice(max(at - chance.randrange(600), 0), to)))
+        parts.append(engine.apply(columns.slice(max(at - chance.randrange(600), 0), to))[0])
         at = to
     assert_same(Vectors.concat(parts), run(columns))
 
@@ -175,15 +174,15 @@ def test_repeated_records_change_nothing(events: list[Event], columns: Columns) 
 def test_older_states_of_some_symbols_repeat_their_vectors_only(columns: Columns) -> None:
     """Symbols saved at different offsets: what is emitted again is byte-identical, what is new is complete."""
     whole = run(columns).sorted()
-    early, late = Engine(MICRO, 0), Engine(MICRO, 0)
+    early, late = Engine([MICRO], 0), Engine([MICRO], 0)
     cut, later = len(columns) // 3, len(columns) // 2
-    early.apply(columns.slice(0, cut))
-    late.apply(columns.slice(0, later))
-    mixed = Engine(MICRO, 0)
+    early.apply(columns.slice(0, cut))[0]
+    late.apply(columns.slice(0, later))[0]
+    mixed = Engine([MICRO], 0)
     for key in late.arena.keys:
         source = early if key.endswith(("A", "C")) else late
         mixed.arena.restore(key, source.arena.dump(key))
-    again = mixed.apply(columns.slice(cut, len(columns)))
+    again = mixed.apply(columns.slice(cut, len(columns)))[0]
     known = {(k, t): i for i, (k, t) in enumerate(zip(whole.instruments(), whole.time.tolist(), strict=True))}
     rows = np.array([known[k, t] for k, t in zip(again.instruments(), again.time.tolist(), strict=True)])
     assert again.same_bits(whole.select(rows)).all()
@@ -228,7 +227,7 @@ def test_refused_records_keep_their_offsets_and_nothing_else(events: list[Event]
     for i, event in enumerate(events):
         builder.add(2 * i, event)
         builder.add(2 * i + 1, Event(f"BAD:{i}", 0, 0, Kind.REFUSED, {"reason": "price-not-positive"}))
-    engine = Engine(MICRO, 0)
+    engine = Engine([MICRO], 0)
     vectors = run(builder.columns(), 500, engine)
     whole = run(columns)
     assert vectors.bits().tobytes() == whole.bits().tobytes()
@@ -240,13 +239,13 @@ def test_only_ticks_for_an_hour(columns: Columns, events: list[Event]) -> None:
     """Windows run empty, the book stands and is stale; steps of a minute give the same as every step."""
     last = max(event.ts_recv for event in events) // NS_PER_S * NS_PER_S
     every = [tick_event(last + i * NS_PER_S // 10) for i in range(1, 36_001)]
-    stepping, leaping = Engine(MICRO, 0), Engine(MICRO, 0)
+    stepping, leaping = Engine([MICRO], 0), Engine([MICRO], 0)
     for engine in (stepping, leaping):
-        engine.apply(columns)
-    walked = stepping.apply(from_events(0, len(events), every))
+        engine.apply(columns)[0]
+    walked = stepping.apply(from_events(0, len(events), every))[0]
     minutes = every[599::600]
     leapt = Vectors.concat([
-        leaping.apply(from_events(0, len(events) + 600 * i + 599, [tick])) for i, tick in enumerate(minutes)
+        leaping.apply(from_events(0, len(events) + 600 * i + 599, [tick]))[0] for i, tick in enumerate(minutes)
     ])  # fmt: skip
     assert_same(leapt, walked.select(np.isin(walked.time, [tick.body["time"] for tick in minutes])))
     names = MICRO.features
@@ -269,24 +268,25 @@ def test_vectors_say_where_they_come_from(columns: Columns) -> None:
 def test_a_feature_set_chooses_columns_and_their_flags(columns: Columns) -> None:
     """A column that is not chosen raises no flag."""
     chosen = FeatureSet("micro", 1, 1000, ("trade_count_1s", "high_60s"))
-    part, whole = Engine(chosen, 0).apply(columns), run(columns)
+    part, whole = Engine([chosen], 0).apply(columns)[0], run(columns)
     places = [MICRO.features.index(name) for name in chosen.features]
     assert np.array_equal(part.values, whole.values[:, places], equal_nan=True)
     assert (part.quality & ~whole.quality == 0).all()
     assert (part.quality != whole.quality).any()
 
 
-@pytest.mark.parametrize("function", [kernel.ticks_of, kernel.run])
-def test_what_is_compiled_is_cached_by_all_its_sources(function: Any) -> None:
-    """numba's cache watches one file: the hash of the others must be a value of each function it keeps."""
-    assert kernel.SOURCES_HASH in [cell.cell_contents for cell in function.py_func.__closure__]
+def test_what_is_compiled_is_cached_by_all_its_sources() -> None:
+    """numba's cache watches one file: the hash of the others must be a value of the function it keeps."""
+    assert kernel.SOURCES_HASH in [cell.cell_contents for cell in kernel.run.py_func.__closure__]
 
 
 def test_unknown_feature_is_refused() -> None:
     with pytest.raises(UsageError, match="no_such"):
-        Engine(FeatureSet("mine", 1, 1000, ("mid_price", "no_such")), 0)
+        Engine([FeatureSet("mine", 1, 1000, ("mid_price", "no_such"))], 0)
 
 
-def test_the_published_set_is_the_catalogue() -> None:
-    assert MICRO.features == tuple(feature.name for feature in CATALOGUE)
-    assert all(feature.unit and feature.formula and feature.inputs and feature.source for feature in CATALOGUE)
+def test_the_published_set_is_the_whole_catalogue() -> None:
+    """micro@2 names every family; each says what it is."""
+    found = [find(name) for name in load("micro@2").features]
+    assert {feature.family.name for feature in found if feature is not None} == set(FAMILIES)
+    assert all(each.unit and each.formula and each.inputs and each.source for each in FAMILIES.values())

@@ -97,10 +97,10 @@ def test_kills_lose_nothing_and_repeat_the_same_bytes(tape: Columns, seed: int) 
     while world.committed < len(tape):
         world.fuse = world.chance.randrange(1, 60) if kills < 25 else 1 << 30
         try:
-            asyncio.run(features_agent(world.batches(), world, world, MICRO))
+            asyncio.run(features_agent(world.batches(), world, world, [MICRO]))
         except Killed:
             kills += 1
-    whole = Engine(MICRO, 0).apply(tape)
+    whole = Engine([MICRO], 0).apply(tape)[0]
     expected = {
         (key, int(time)): row.bits().tobytes() + row.quality.tobytes() + row.as_of_offset.tobytes()
         for i, (key, time) in enumerate(zip(whole.instruments(), whole.time, strict=True))
@@ -117,7 +117,7 @@ def test_nothing_is_acknowledged_before_the_end_of_an_epoch(tape: Columns) -> No
         async for piece in world.batches():
             yield Piece(world, piece.columns, piece.is_first, False, piece.end)
 
-    asyncio.run(features_agent(without_end(), world, world, MICRO))
+    asyncio.run(features_agent(without_end(), world, world, [MICRO]))
     assert world.committed == 0
     assert world.states == {}
     assert world.emitted
@@ -132,6 +132,6 @@ def test_a_partition_that_comes_back_starts_from_its_states(tape: Columns) -> No
         yield Piece(world, tape.slice(0, half), True, False, half)
         yield Piece(world, tape.slice(0, half), True, True, half)
 
-    asyncio.run(features_agent(twice(), world, world, MICRO))
+    asyncio.run(features_agent(twice(), world, world, [MICRO]))
     assert world.committed == half
     assert world.repeats == 2 * len(world.emitted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from schemas.events import Kind
 from schemas.feature_sets import FeatureSet, load
 from schemas.vectors import Vectors
 
+Sets = Sequence[FeatureSet]
 SET = load("micro@1")
 CHANCE = random.Random(5)
 CUTS = [CHANCE.random() for _ in range(50)]
@@ -31,7 +32,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> ArchiveReader:
     return ArchiveReader(archive_of(tmp_path_factory.mktemp("leak") / "archive", tape(market(41, 1500, 10))))
 
 
-async def leaky_agent(batches: AsyncIterable[Batch], states: States, emit: Emit, feature_set: FeatureSet) -> None:
+async def leaky_agent(batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sets) -> None:
     """The features agent, but for one feature: the receipt of the record behind the Tick, or 0 where there is none."""
     seen: list[Columns] = []
 
@@ -44,13 +45,15 @@ async def leaky_agent(batches: AsyncIterable[Batch], states: States, emit: Emit,
         columns = seen[-1]
         behind = np.searchsorted(columns.offset, vectors.as_of_offset, side="right")
         receipts = np.append(columns.ts_recv, 0)[behind]
-        vectors.values[:, feature_set.features.index(LEAKY)] = receipts
+        vectors.values[:, vectors.feature_set.features.index(LEAKY)] = receipts
         await emit(vectors)
 
-    await features_agent(watched(), states, spoil, feature_set)
+    await features_agent(watched(), states, spoil, sets)
 
 
-async def price_ahead_agent(batches: AsyncIterable[Batch], states: States, emit: Emit, feature_set: FeatureSet) -> None:
+async def price_ahead_agent(
+    batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sequence[FeatureSet]
+) -> None:
     """Adds the price of the next trade in the batch, and nothing where none follows."""
     seen: list[Columns] = []
 
@@ -64,10 +67,10 @@ async def price_ahead_agent(batches: AsyncIterable[Batch], states: States, emit:
         trades = np.flatnonzero(columns.kind == Kind.TRADE)
         nxt = np.searchsorted(columns.offset[trades], vectors.as_of_offset, side="right")
         prices = np.append(columns.body[columns.start[trades]], 0)[nxt]
-        vectors.values[:, feature_set.features.index(LEAKY)] += prices
+        vectors.values[:, vectors.feature_set.features.index(LEAKY)] += prices
         await emit(vectors)
 
-    await features_agent(watched(), states, spoil, feature_set)
+    await features_agent(watched(), states, spoil, sets)
 
 
 def test_the_features_do_not_look_ahead(archive: ArchiveReader) -> None:

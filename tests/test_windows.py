@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from agents.logarithm import log_ratio
 from schemas.columns import Int64
 from schemas.units import BASE_TICK_NS, NS_PER_S
 from tables import layout as at
 from tables import windows
+from tables.logarithm import log_ratio
 
 START = 1_721_347_200 * NS_PER_S
 
@@ -33,10 +33,12 @@ def advance(row: Int64, time: int, mid2: int) -> None:
 
 @njit
 def reach(row: Int64, window: int) -> tuple[int, int, int]:
-    high, low = 0, 0
-    for w in range(window + 1):
-        high, low = windows.extremes(row, w, high, low)
-    return high, low, windows.mid2_before(row, window)
+    return windows.highest(row, window), windows.lowest(row, window), windows.mid2_before(row, window)
+
+
+@njit
+def total(row: Int64, quantity: int, window: int) -> int:
+    return windows.total(row, quantity, window)
 
 
 @njit
@@ -44,8 +46,16 @@ def ratio(a: float, b: float) -> float:
     return log_ratio(a, b)
 
 
-def sums(row: Int64, window: int) -> Int64:
-    return row[at.SUMS : at.RING].reshape(at.WINDOW_COUNT, at.SUM_COUNT)[window]
+WINDOWS = (1, 10, 30, 77, 150, 600)
+
+
+def sums(row: Int64, window: int) -> list[int]:
+    return [total(row, quantity, window) for quantity in range(at.SUM_COUNT)]
+
+
+def value(totals: list[int]) -> int:
+    """The value in its three limbs."""
+    return (((totals[at.VALUE_2] << at.VALUE_BITS) + totals[at.VALUE_1]) << at.VALUE_BITS) + totals[at.VALUE_0]
 
 
 @pytest.mark.parametrize("leap", [1, 7, 40, 599, 600, 601, 5_000])
@@ -73,55 +83,60 @@ def test_rolling_sums_equal_lists(leap: int) -> None:
         if leap > at.BUCKETS and step == 500:
             birth, trades, mids = tick, [], {tick: mid}
         assert row[at.BIRTH] == birth
-        for window, length in enumerate(at.WINDOWS_NS):
+        for window in WINDOWS:
+            length = window * BASE_TICK_NS
+            if tick - length < birth:
+                continue
             inside = [each for each in trades if tick - length <= each[0] < tick]
-            got = sums(row, window).tolist()
+            got = sums(row, window)
             assert got[at.BUY_COUNT] == sum(not is_sell for *_, is_sell in inside)
             assert got[at.SELL_VOLUME] == sum(size for _, _, size, is_sell in inside if is_sell)
-            value = (got[at.VALUE_HIGH] << at.VALUE_SHIFT) + got[at.VALUE_LOW]
-            assert value == sum(price * size for _, price, size, _ in inside)
+            assert value(got) == sum(price * size for _, price, size, _ in inside)
             high, low, earlier = reach(row, window)
             assert (high, low) == (
                 max((p for _, p, _, _ in inside), default=0),
                 min((p for _, p, _, _ in inside), default=0),
             )
-            if tick - length >= birth:
-                assert earlier == mids[tick - length]
+            assert earlier == mids[tick - length]
         trades = [each for each in trades if each[0] >= tick - 60 * NS_PER_S]
 
 
-@pytest.mark.parametrize("window", range(at.WINDOW_COUNT))
+@pytest.mark.parametrize("window", WINDOWS)
 def test_window_edges(window: int) -> None:
     """A trade right behind Tick T is in [T, T + W] but not in the window after it: half open."""
     row = np.zeros(at.ROW_SIZE, np.int64)
     advance(row, START, 0)
     add_trade(row, 5, 1, 0)
     seen = []
-    for i in range(1, at.WINDOW_BUCKETS[window] + 2):
+    for i in range(1, window + 2):
         advance(row, START + i * BASE_TICK_NS, 0)
         seen.append(int(sums(row, window)[at.BUY_COUNT]))
-    assert seen == [1] * at.WINDOW_BUCKETS[window] + [0]
+    assert seen == [1] * window + [0]
 
 
-def test_all_sums_return_to_zero() -> None:
-    """Nothing drifts: when every trade has left, the ring and the sums are what they were."""
+@pytest.mark.parametrize("begin", [0, (1 << 63) - 1_000])
+def test_all_sums_return_to_zero(begin: int) -> None:
+    """Nothing drifts, also while totals wrap around: when every trade has left, the sums are what they were."""
     row = np.zeros(at.ROW_SIZE, np.int64)
     advance(row, START, 0)
+    row[at.TOTALS : at.RING] = begin
+    row[at.RING : at.RING_HIGH] = begin
     for i in range(1, 2_000):
         add_trade(row, i, i, i % 2)
         advance(row, START + i * BASE_TICK_NS, 0)
-    for i in range(2_000, 2_600):
+    assert sums(row, 2)[at.BUY_VOLUME] + sums(row, 2)[at.SELL_VOLUME] == 1_999 + 1_998
+    for i in range(2_000, 2_601):
         advance(row, START + i * BASE_TICK_NS, 0)
-    assert not row[at.OPEN : at.RING_END].any()
+    assert sums(row, 600) == [0] * at.SUM_COUNT
+    assert not row[at.RING_HIGH : at.RING_MID].any()
 
 
-@given(price=st.integers(1, 1 << 40), size=st.integers(1, 1 << 22))
+@given(price=st.integers(1, 1 << 40), size=st.integers(1, 1 << 40))
 def test_inverse_value_is_the_floor_of_size_over_price(price: int, size: int) -> None:
     row = np.zeros(at.ROW_SIZE, np.int64)
     row[at.CONTRACT] = at.INVERSE
     add_trade(row, price, size, 0)
-    value = (int(row[at.OPEN + at.VALUE_HIGH]) << at.VALUE_SHIFT) + int(row[at.OPEN + at.VALUE_LOW])
-    assert value == (size << 60) // price
+    assert value(row[at.TOTALS : at.TOTALS + at.SUM_COUNT].tolist()) == (size << 60) // price
 
 
 @settings(max_examples=500)

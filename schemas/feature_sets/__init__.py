@@ -1,29 +1,67 @@
-"""Feature sets: which columns a vector has, in which order, and at which cadence. One YAML file per published version.
+"""Feature sets: which columns a vector has, in which order, with which parameters, and at which cadence.
 
-Errors: UsageError for a set that is not there or not well formed.
+Input: one YAML file per version. Published versions live here and never change; a user's own file is named by its path.
+Output: `FeatureSet`, every `{window}`, `{depth}` and `zscore(F, N)` written out as a column's name.
+Units: cadence in ms, a multiple of the base Tick; ages in ns.
+Errors: UsageError for a set that is not there or not well formed, naming the file and the key.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
+from schemas import limits
 from schemas.errors import UsageError
 from schemas.topics import features_topic
-from schemas.units import BASE_TICK_NS, NS_PER_MS
+from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S, duration_ns
+
+DEFAULT: Final = "micro@2"
+CADENCE_MS_MAX: Final = 60_000
+COLUMNS_MAX: Final = 1_000
+_BASE_MS: Final = BASE_TICK_NS // NS_PER_MS
+_KEYS = ("name", "version", "cadence_ms", "windows", "depths", "missing", "outliers", "own_features", "features")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
+_ZSCORE = re.compile(r"zscore\(\s*([a-z0-9_]+)\s*,\s*([0-9]{1,6})\s*\)", re.ASCII)
+_FILL = re.compile(r"forward_fill\(\s*([0-9a-z]+)\s*\)", re.ASCII)
+_CLIP = re.compile(r"clip\(\s*([0-9]+(?:\.[0-9]+)?)\s*,\s*([0-9]{1,6})\s*\)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What becomes of a column's missing values and outliers.
+
+    `fill_ns` > 0 repeats the last emitted value while it is no older; `skips_row` emits no vector where the value is
+    null; `clip_sigmas` > 0 bounds a value to so many standard deviations around the mean of the `clip_count` before it.
+    """
+
+    fill_ns: int = 0
+    skips_row: bool = False
+    clip_sigmas: float = 0.0
+    clip_count: int = 0
+
+
+PLAIN: Final = Policy()
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """A published version: its columns never change."""
+    """A published version: its columns never change. `own` are the files its user's features are looked up in."""
 
     name: str
     version: int
     cadence_ms: int
     features: tuple[str, ...]
+    policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
+    own: tuple[Path, ...] = ()
 
     @property
     def id(self) -> str:
@@ -35,6 +73,14 @@ class FeatureSet:
         """Topic of this set's vectors."""
         return features_topic(self.name, self.version)
 
+    def digest(self) -> str:
+        """Hash of the definition, the user's own files included: what two sets of one id must share."""
+        about = [self.id, self.cadence_ms, self.features, sorted(self.policies.items())]
+        digest = hashlib.sha256(repr(about).encode())
+        for path in self.own:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
 
 def names() -> list[str]:
     """Ids of all published feature sets."""
@@ -42,31 +88,126 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in entries if name.endswith(".yaml"))
 
 
-def load(feature_set_id: str) -> FeatureSet:
-    """The feature set `name@version`."""
+def load(spec: str) -> FeatureSet:
+    """The published set `name@version`, or the one in the YAML file of that path."""
+    if spec.endswith((".yaml", ".yml")):
+        path = Path(spec)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"feature set file {spec} cannot be read", expected="a YAML file", was=str(error),
+                action="name a file that is there",
+            ) from None  # fmt: skip
+        return _parse(spec, text, path.parent)
     known = names()
-    if feature_set_id not in known:
+    if spec not in known:
         raise UsageError(
-            f"feature set {feature_set_id!r} is unknown", expected=" or ".join(known), was=repr(feature_set_id),
-            action="name one of these, as name@version",
+            f"feature set {spec!r} is unknown", expected=" or ".join(known), was=repr(spec),
+            action="name one of these as name@version, or a .yaml file of your own",
         )  # fmt: skip
-    text = files("schemas.feature_sets").joinpath(f"{feature_set_id}.yaml").read_text(encoding="utf-8")
-    return _parse(feature_set_id, yaml.safe_load(text))
-
-
-def _parse(feature_set_id: str, stored: dict[str, Any]) -> FeatureSet:
-    feature_set = FeatureSet(stored["name"], stored["version"], stored["cadence_ms"], tuple(stored["features"]))
-    base_ms = BASE_TICK_NS // NS_PER_MS
-    if feature_set.id != feature_set_id or feature_set.cadence_ms % base_ms or feature_set.cadence_ms <= 0:
-        raise UsageError(
-            f"feature set file {feature_set_id}.yaml contradicts itself",
-            expected=f"its file name and a cadence that is a multiple of {base_ms} ms",
-            was=f"{feature_set.id} at {feature_set.cadence_ms} ms", action="correct the file",
-        )  # fmt: skip
-    if len(set(feature_set.features)) != len(feature_set.features):
-        raise UsageError(
-            f"feature set {feature_set_id} names a feature twice", expected="each name once",
-            was=str(sorted({f for f in feature_set.features if feature_set.features.count(f) > 1})),
-            action="remove the repetition",
-        )  # fmt: skip
+    text = files("schemas.feature_sets").joinpath(f"{spec}.yaml").read_text(encoding="utf-8")
+    feature_set = _parse(f"{spec}.yaml", text, None)
+    if feature_set.id != spec:
+        raise _malformed(f"{spec}.yaml", "name and version", f"those of {spec}", feature_set.id)
     return feature_set
+
+
+def load_all(specs: str) -> list[FeatureSet]:
+    """Feature sets of a comma-separated list, each once, at least one."""
+    found = [load(spec.strip()) for spec in specs.split(",") if spec.strip()]
+    if not found or len({each.id for each in found}) < len(found):
+        raise UsageError(
+            f"feature sets {specs!r} cannot run together", expected="at least one, each id once", was=specs,
+            action="name each set once, separated by commas",
+        )  # fmt: skip
+    return found
+
+
+def _malformed(file: str, key: str, expected: str, was: object) -> UsageError:
+    return UsageError(
+        f"{key} of feature set file {file} is wrong", expected=expected, was=str(was)[:200], action="correct the file"
+    )
+
+
+def _parse(file: str, text: str, folder: Path | None) -> FeatureSet:
+    try:
+        stored = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _malformed(file, "the text", "YAML", " ".join(str(error).split())) from None
+    if not isinstance(stored, dict):
+        raise _malformed(file, "the top level", f"a mapping of {', '.join(_KEYS)}", type(stored).__name__)
+    for key in stored:
+        if key not in _KEYS:
+            raise _malformed(file, f"key {key!r}", f"one of {', '.join(_KEYS)}", key)
+    name, version, cadence_ms = stored.get("name"), stored.get("version"), stored.get("cadence_ms", 1000)
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise _malformed(file, "name", "lower case letters, digits and _", name)
+    if type(version) is not int or not 1 <= version <= 9_999:
+        raise _malformed(file, "version", "a number from 1", version)
+    if type(cadence_ms) is not int or cadence_ms % _BASE_MS or not _BASE_MS <= cadence_ms <= CADENCE_MS_MAX:
+        expected = f"a multiple of {_BASE_MS} ms up to {CADENCE_MS_MAX}"
+        raise _malformed(file, "cadence_ms", expected, cadence_ms)
+    columns = dict(_columns(file, stored))
+    policies = {column: policy for column, policy in columns.items() if policy != PLAIN}
+    own = tuple(_own(file, each, folder) for each in _list(file, stored, "own_features"))
+    return FeatureSet(name, version, cadence_ms, tuple(columns), policies, own)
+
+
+def _list(file: str, stored: dict[str, Any], key: str) -> list[Any]:
+    found = stored.get(key, [])
+    if not isinstance(found, list):
+        raise _malformed(file, key, "a list", found)
+    return found
+
+
+def _own(file: str, name: object, folder: Path | None) -> Path:
+    path = (folder or Path()) / str(name)
+    if folder is None or not isinstance(name, str) or path.suffix != ".py" or not path.is_file():
+        raise _malformed(file, "own_features", "Python files beside the YAML file", name)
+    return path.resolve()
+
+
+def _columns(file: str, stored: dict[str, Any]) -> Iterator[tuple[str, Policy]]:
+    """Every column's name, written out, with its policy."""
+    values = {"window": _list(file, stored, "windows"), "depth": _list(file, stored, "depths")}
+    default = _policy(file, "missing and outliers", stored, PLAIN)
+    seen: set[str] = set()
+    for item in _list(file, stored, "features") or [None]:
+        text, about = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, {})
+        if not isinstance(text, str) or not isinstance(about, dict) or set(about) - {"missing", "outliers"}:
+            raise _malformed(file, "features", "names, or `name: {missing: .., outliers: ..}`", item)
+        used = [key for key in values if f"{{{key}}}" in text]
+        for chosen in product(*(values[key] for key in used)):
+            written = text
+            for key, value in zip(used, chosen, strict=True):
+                written = written.replace(f"{{{key}}}", str(value))
+            column = _ZSCORE.sub(r"zscore_\1_\2", written)
+            if _NAME.fullmatch(column) is None:
+                raise _malformed(file, "features", "a feature's name, zscore(name, N), {window} or {depth}", text)
+            if column in seen:
+                raise _malformed(file, f"feature {column}", "each name once", "named twice")
+            seen.add(column)
+            yield column, _policy(file, f"feature {column}", about, default)
+    if not seen or len(seen) > COLUMNS_MAX:
+        raise _malformed(file, "features", f"1 to {COLUMNS_MAX} columns", len(seen))
+
+
+def _policy(file: str, key: str, about: Mapping[str, Any], default: Policy) -> Policy:
+    missing, outliers = about.get("missing"), about.get("outliers")
+    fill_ns, skips_row = default.fill_ns, default.skips_row
+    sigmas, count = default.clip_sigmas, default.clip_count
+    if "missing" in about:
+        fill = _FILL.fullmatch(missing) if isinstance(missing, str) else None
+        age = duration_ns(fill[1]) if fill is not None else None
+        if missing not in (None, "null", "skip_row") and (age is None or age > 3_600 * NS_PER_S):
+            raise _malformed(file, key, "missing: null, skip_row or forward_fill(5s), at most an hour", missing)
+        fill_ns, skips_row = age or 0, missing == "skip_row"
+    if "outliers" in about:
+        clip = _CLIP.fullmatch(outliers) if isinstance(outliers, str) else None
+        if outliers not in (None, "none") and not (
+            clip and float(clip[1]) > 0 and 2 <= int(clip[2]) <= limits.REMEMBERED_MAX
+        ):
+            raise _malformed(file, key, f"outliers: none or clip(sigmas, 2..{limits.REMEMBERED_MAX} values)", outliers)
+        sigmas, count = (float(clip[1]), int(clip[2])) if clip else (0.0, 0)
+    return Policy(fill_ns, skips_row, sigmas, count)
