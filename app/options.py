@@ -1,0 +1,57 @@
+"""Options: what several commands take, how groups of commands are made, how checks are shown.
+
+Errors: UsageError for a value that is not what its option takes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.report import facts
+from schemas.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
+Archive = Annotated[Path, typer.Option("--archive", help="Folder of the archive.")]
+SetId = Annotated[str, typer.Option("--feature-set", metavar="NAME@V", help="Feature set and version.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit.")]
+
+
+def show_help(context: typer.Context) -> None:
+    """A group without a command shows what it has."""
+    if context.invoked_subcommand is None:
+        context.get_help()
+
+
+def group(text: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(
+        help=text, callback=show_help, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+def show_checked(console: Any, title: str, payload: dict[str, Any], *details: str) -> None:
+    """A result of a check: its facts, then its findings line by line."""
+    console.print(facts({key: value for key, value in payload.items() if not isinstance(value, list | dict)}, title))
+    for name in details:
+        for line in payload[name]:
+            console.print(f"  {name}: {line}", markup=False)
+
+
+def to_ns(text: str | None, option: str) -> int | None:
+    """ns of an ISO 8601 time (UTC where it names no zone) or of a number of ns."""
+    from datetime import UTC, datetime
+
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {text} is no time", expected="ISO 8601 or nanoseconds", was=text,
+            action="write it as 2024-07-19T00:01:00",
+        ) from None  # fmt: skip
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1_000

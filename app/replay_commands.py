@@ -1,0 +1,91 @@
+"""Commands that replay an archive: `replay`, `parity`, `leakcheck`.
+
+Errors: those of the replay; a check that failed ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.options import Archive, BatchSize, Json, SetId, show_checked, to_ns
+from app.report import Report, facts, shares
+from schemas.errors import CheckFailed
+
+
+def replay(
+    archive: Archive,
+    out: Annotated[Path, typer.Option("--out", help="New folder for vectors.parquet and manifest.json.")],
+    feature_set: SetId = "micro@1",
+    symbols: Annotated[str | None, typer.Option("--symbols", help="Comma-separated VENUE:SYMBOL.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
+    batch_size: BatchSize = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Run the features agent over an archive and write its vectors."""
+    from replay.driver import replay as run
+    from replay.driver import write
+    from replay.publication import refuse_content
+    from replay.reader import ArchiveReader
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    wanted = None if symbols is None else [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
+    refuse_content(out)
+    reader = ArchiveReader(archive)
+    begun = time.monotonic()
+    with report.step(f"Replaying {archive}") as advance:
+        result = run(
+            reader, load(feature_set), batch_size=batch_size, symbols=wanted,
+            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=shares(advance),
+        )  # fmt: skip
+    seconds = time.monotonic() - begun
+    write(result, reader, out)
+    payload = {
+        "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
+        "events_per_second": round(result.events / max(seconds, 1e-9)), "out": str(out),
+    }  # fmt: skip
+    report.result(payload, lambda console: console.print(facts(payload, "Replayed")))
+
+
+def parity(
+    archive: Archive, feature_set: SetId = "micro@1", batch_size: BatchSize = 10_000, as_json: Json = False
+) -> None:
+    """Recompute the archived live vectors and compare them bit by bit; exit 1 on any difference."""
+    from replay.parity import parity as run
+    from replay.reader import ArchiveReader
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Comparing {archive} with its replay") as advance:
+        found = run(ArchiveReader(archive), load(feature_set), batch_size=batch_size, progress=shares(advance))
+    payload = found.json()
+    report.result(payload, lambda console: show_checked(console, "Parity", payload, "differences"))
+    if not found.ok:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+def leakcheck(
+    archive: Archive,
+    feature_set: SetId = "micro@1",
+    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to delete the future after.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the offsets.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Delete the future after random offsets; exit 1 and name every feature whose past changes."""
+    from app.cuts import random_cuts
+    from replay.leakcheck import leakcheck as run
+    from replay.reader import ArchiveReader
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Deleting the future of {archive} at {cuts} offsets"):
+        found = run(ArchiveReader(archive), load(feature_set), random_cuts(cuts, seed))
+    payload = found.json() | {"cuts": cuts, "seed": seed}
+    report.result(payload, lambda console: show_checked(console, "Leak check", payload, "leaking"))
+    if not found.ok:
+        raise typer.Exit(CheckFailed.exit_code)
