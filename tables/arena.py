@@ -1,7 +1,7 @@
 """Rows of one partition's symbols in one array, and their stored form.
 
 State: rows [capacity, ROW_SIZE] in memory that becomes real when touched; names, and which symbols a batch has touched.
-Output: one blob per symbol: header, CRC-32, then zstd over the parts of the row that are alive.
+Output: one blob per symbol: header, CRC-32, then zstd over its words (tables/stored.py).
 Errors: StateRefused for a blob that is torn, of another layout or of another symbol. CheckFailed for a symbol beyond
     SYMBOLS_MAX: an accepted record is never left out in silence.
 """
@@ -19,15 +19,13 @@ import zstandard
 from schemas.columns import Int64
 from schemas.errors import CheckFailed, StateRefused
 from schemas.limits import LEVELS_MAX, SYMBOLS_MAX
-from schemas.units import BASE_TICK_NS
 from tables import layout as at
 from tables.book import levels
+from tables.stored import SIDES, WORDS_MAX, pack, unpack
 
 _MAGIC = b"OTSR"
 _HEADER = struct.Struct("<4sHHQQII")
 """Magic, layout version, bytes of the name, layout hash, plan hash, int64s of the payload, CRC-32 of the rest."""
-_SIDES = ((at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT))
-_WORDS_MAX = at.RING_END + 2 * at.RING_SLOTS + 4 * LEVELS_MAX
 
 
 class Arena:
@@ -109,7 +107,7 @@ class Arena:
 
     def dump(self, key: str) -> bytes:
         """The stored form of a symbol's row."""
-        words = _pack(self.row(key))
+        words = pack(self.row(key))
         # Bytes of one significance together: small numbers make long runs of zeros.
         planes = np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8).T)
         name = key.encode()
@@ -123,7 +121,7 @@ class Arena:
         words = self._open(key, blob)
         row = np.zeros(at.ROW_SIZE + self._memory, np.int64)
         try:
-            _unpack(words, row)
+            unpack(words, row)
         except (ValueError, IndexError) as error:
             raise _refused(key, "a row that agrees with itself", str(error)) from None
         slot = self.slot(key)
@@ -146,8 +144,8 @@ class Arena:
         name = content[:name_bytes]
         if name != key.encode():
             raise _refused(key, f"the state of {key}", f"the state of {name!r}")
-        if count > _WORDS_MAX + self._memory:
-            raise _refused(key, f"at most {_WORDS_MAX + self._memory} numbers", str(count))
+        if count > WORDS_MAX + self._memory:
+            raise _refused(key, f"at most {WORDS_MAX + self._memory} numbers", str(count))
         try:
             planes = zstandard.ZstdDecompressor().decompress(content[name_bytes:], max_output_size=8 * count)
         except zstandard.ZstdError as error:
@@ -182,86 +180,10 @@ def _rows(capacity: int, length: int) -> Int64:
 def _copy_live(source: Int64, target: Int64) -> None:
     target[: at.BIDS] = source[: at.BIDS]
     target[at.ROW_SIZE :] = source[at.ROW_SIZE :]
-    for side, count in _SIDES:
+    for side, count in SIDES:
         n = int(source[count])
         for start in (side, side + LEVELS_MAX):
             target[start : start + n] = source[start : start + n]
-
-
-def _delta(values: Int64) -> Int64:
-    return np.diff(values, prepend=np.int64(0))
-
-
-_TOLD = np.array([i for i in range(at.SUM_COUNT) if i != at.RETURNS])
-"""Sums that are zero in most buckets; a step's return is known nearly always."""
-
-
-def _slots(row: Int64) -> Int64:
-    """Places in the ring from the oldest Tick to the last."""
-    slots: Int64 = (int(row[at.SLOT]) + 1 + np.arange(at.RING_SLOTS)) % at.RING_SLOTS
-    return slots
-
-
-def _pack(row: Int64) -> Int64:
-    """Header, what each bucket added where that is not nothing, mids, live levels, memory: mostly small differences."""
-    slots = _slots(row)
-    ring = row[at.RING : at.RING_HIGH].reshape(at.RING_SLOTS, at.SUM_COUNT)[slots]
-    # Of each bucket from the oldest to the open one; sums may wrap around, their differences do not.
-    after = np.vstack([ring[1:], row[at.TOTALS : at.TOTALS + at.SUM_COUNT]])
-    added: Int64 = after - ring
-    high, low = row[at.RING_HIGH : at.RING_LOW][slots], row[at.RING_LOW : at.RING_MID][slots]
-    used = np.flatnonzero(added[:, _TOLD].any(axis=1) | (high != 0) | (low != 0))
-    parts = [row[: at.TOTALS], np.array([len(used)]), _delta(used), added[used][:, _TOLD].T.ravel()]
-    parts += [high[used], low[used], _delta(added[:, at.RETURNS]), _delta(row[at.RING_MID : at.RING_END][slots])]
-    for side, count in _SIDES:
-        n = int(row[count])
-        parts += [_delta(row[side : side + n]), row[side + LEVELS_MAX : side + LEVELS_MAX + n]]
-    return np.concatenate([*parts, row[at.ROW_SIZE :]])
-
-
-def _unpack(words: Int64, row: Int64) -> None:
-    """The inverse of `_pack` into a row of zeros. ValueError or IndexError for words that are no row."""
-    place = 0
-
-    def take(n: int) -> Int64:
-        nonlocal place
-        place += n
-        if n < 0 or place > len(words):
-            raise ValueError("a length beyond the payload")
-        return words[place - n : place]
-
-    row[: at.TOTALS] = take(at.TOTALS)
-    if row[at.SLOT] != int(row[at.TICK]) // BASE_TICK_NS % at.RING_SLOTS:
-        raise ValueError("a Tick outside its place")
-    slots = _slots(row)
-    n = int(take(1)[0])
-    used = np.cumsum(take(n))
-    if n and not (int(np.min(used)) >= 0 and int(np.max(used)) < at.RING_SLOTS):
-        raise ValueError("a bucket outside the ring")
-    added = np.zeros((at.RING_SLOTS, at.SUM_COUNT), np.int64)
-    added[np.ix_(used, _TOLD)] = take(n * len(_TOLD)).reshape(len(_TOLD), n).T
-    row[at.RING_HIGH + slots[used]] = take(n)
-    row[at.RING_LOW + slots[used]] = take(n)
-    added[:, at.RETURNS] = np.cumsum(take(at.RING_SLOTS))
-    totals = np.cumsum(added, axis=0)
-    ring = row[at.RING : at.RING_HIGH].reshape(at.RING_SLOTS, at.SUM_COUNT)
-    ring[slots[1:]] = totals[:-1]
-    row[at.TOTALS : at.TOTALS + at.SUM_COUNT] = totals[-1]
-    row[at.RING_MID + slots] = np.cumsum(take(at.RING_SLOTS))
-    for side, count in _SIDES:
-        n = int(row[count])
-        if not 0 <= n <= LEVELS_MAX:
-            raise ValueError("more levels than a side holds")
-        steps, sizes = take(n), take(n)
-        ranks = np.cumsum(steps)
-        sign = 1 if side == at.BIDS else -1
-        if (steps[1:] <= 0).any() or (sign * ranks <= 0).any() or (sizes <= 0).any():
-            raise ValueError("levels that are no side of a book")
-        row[side : side + n] = ranks
-        row[side + LEVELS_MAX : side + LEVELS_MAX + n] = sizes
-    row[at.ROW_SIZE :] = take(len(row) - at.ROW_SIZE)
-    if place != len(words):
-        raise ValueError("a payload longer than its row")
 
 
 def _refused(key: str, expected: str, was: str) -> StateRefused:
