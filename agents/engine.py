@@ -61,16 +61,17 @@ class Engine:
         """Fold all records; the vectors of the Ticks among them, one entry per feature set."""
         if columns.keys is not self._batch_keys or self._unknown or len(columns.keys) != len(self._slots):
             self._map(columns)
-        if len(self.arena) != self._known:
+        if len(self.arena.keys) != self._known:
             self._arrange()
         made: list[list[Vectors]] = []
         first, count = 0, len(columns.offset)
         while first < count:
             first = kernel.run(
                 self._table, first, columns.offset, columns.kind, columns.key, columns.ts_event, columns.ts_recv,
-                columns.start, columns.body, self._slots,
+                columns.start, columns.body,
             )  # fmt: skip
-            if self._made.any():
+            if first < 0:
+                first = ~first
                 made.append(self._take())
         if not made:
             return self._none
@@ -125,6 +126,7 @@ class Engine:
             for key in np.unique(used[unknown[used]]).tolist():
                 self._slots[key] = self.arena.slot(keys[key])
         self._unknown = bool((self._slots == _UNKNOWN).any())
+        self._table[kernel.SLOTS], self._table[kernel.KEY_COUNT] = _address(self._slots), len(keys)
 
     def _find(self, key: str) -> int:
         if key == CLOCK_KEY or (self._owns is not None and not self._owns(key)):

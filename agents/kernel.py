@@ -1,7 +1,7 @@
 """The compiled pass: folds records of one partition into rows and computes vectors at the Ticks of each set's cadence.
 
-Input: the arrays of `Columns`, `slots`: the row of each of the batch's keys (-1: another thread's), and a table of
-addresses: rows, order of names, touched flags, plan, buffers.
+Input: the arrays of `Columns`, and a table of addresses: rows, order of names, touched flags, plan, buffers, and the slot
+of each of the batch's keys (-1: another thread's).
 State: rows, changed in place; every record is applied at most once per symbol (NEXT_OFFSET).
 Output: vectors in tape order, within one Tick in order of instrument names, so that no batch split or restore shows.
 Units: times in ns UTC.
@@ -37,18 +37,21 @@ _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVAT
 ROWS, ROW_LENGTH, CAPACITY, ORDER, SYMBOLS, TOUCHED = range(6)
 SETS, SET_COUNT, COLUMNS, COLUMN_COUNT, DEPTH = range(6, 11)
 HEADS, VALUES, ROOM, MADE, SCRATCH = range(11, 16)
-TABLE_SIZE = 16
+SLOTS, KEY_COUNT = 16, 17
+TABLE_SIZE = 18
 """HEADS [s, HEAD_SIZE, ROOM] and VALUES [sum of widths * ROOM], set after set; SCRATCH [c] values and [c] flags."""
 
 TIME, OFFSET, AVAILABLE, EPOCH, QUALITY, KEY = range(6)
 """Rows of a set's head; KEY is the rank of the instrument's name."""
 HEAD_SIZE = 6
 
+_NONE, _MADE, _FULL = range(3)
+
 # Inputs are read only, as arrays out of Arrow are; writable ones convert. One signature, so that it compiles once.
 _INTS = types.Array(types.int64, 1, "C", readonly=True)
 _KINDS = types.Array(types.uint8, 1, "C", readonly=True)
 _KEYS = types.Array(types.int32, 1, "C", readonly=True)
-_RUN = types.int64(_INTS, types.int64, _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS, _INTS)
+_RUN = types.int64(_INTS, types.int64, _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS)
 
 
 def _sources_hash() -> int:
@@ -69,16 +72,25 @@ def _compiled(sources: int) -> Any:
     @njit(nogil=True, cache=True, error_model="numpy")
     def run(
         table: Int64, first: int, offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64,
-        ts_recv: Int64, start: Int64, body: Int64, slots: Int64,
+        ts_recv: Int64, start: Int64, body: Int64,
     ) -> int:  # fmt: skip
-        """Fold records from `first` on; returns the first not folded, for which the buffers have no room left."""
+        """Fold records from `first` on, as long as the buffers have room.
+
+        Returns the first record not folded; its complement (~) where there are vectors in the buffers.
+        """
         _ = sources
         rows = carray(pointer_to_ints(table[ROWS]), (table[CAPACITY], table[ROW_LENGTH]))
         touched = carray(pointer_to_ints(table[TOUCHED]), (table[CAPACITY],))
+        slots = carray(pointer_to_ints(table[SLOTS]), (table[KEY_COUNT],))
+        end = len(offset)
+        has_made = False
         for i in range(first, len(offset)):
             if kind[i] == _TICK:
-                if not tick(table, rows, touched, body[start[i]], offset[i], ts_recv[i]):
-                    return i
+                outcome = tick(table, rows, touched, body[start[i]], offset[i], ts_recv[i])
+                if outcome == _FULL:
+                    end = i
+                    break
+                has_made = has_made or outcome == _MADE
             elif kind[i] != _REFUSED and kind[i] != _ACTIVATE:
                 slot = slots[key[i]]
                 if slot < 0:
@@ -88,14 +100,14 @@ def _compiled(sources: int) -> Any:
                 if offset[i] >= row[at.NEXT_OFFSET]:
                     row[at.NEXT_OFFSET] = offset[i] + 1
                     fold_record(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
-        return len(offset)
+        return ~end if has_made else end
 
     return run
 
 
 @compiled.inner
-def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, available: int) -> bool:
-    """Advance every symbol to a Tick and compute what is due; False, and nothing done, without room for it."""
+def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, available: int) -> int:
+    """Advance every symbol to a Tick and compute what is due; _FULL, and nothing done, without room for it."""
     symbols, room = table[SYMBOLS], table[ROOM]
     sets = carray(pointer_to_ints(table[SETS]), (table[SET_COUNT], plan.SET_SIZE))
     made = carray(pointer_to_ints(table[MADE]), (table[SET_COUNT],))
@@ -104,7 +116,7 @@ def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, avai
         if time % sets[s, plan.CADENCE] == 0:
             is_due = True
             if made[s] + symbols > room:
-                return False
+                return _FULL
     order = carray(pointer_to_ints(table[ORDER]), (symbols,))
     for rank in range(symbols):
         row = rows[order[rank]]
@@ -118,7 +130,7 @@ def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, avai
         if pass_tick(row, time) and is_due:
             book.fill_top(row, table[DEPTH])
             vectors_of(table, row, sets, made, time, offset, available, rank)
-    return True
+    return _MADE if is_due else _NONE
 
 
 @compiled.inner
