@@ -1,7 +1,7 @@
 """The compiled pass: folds records of one partition into rows and computes vectors at the Ticks of each set's cadence.
 
-Input: the arrays of `Columns`, and a table of addresses: rows, order of names, touched flags, plan, buffers, and the slot
-of each of the batch's keys (-1: another thread's).
+Input: the arrays of `Columns`, and a table of addresses: rows, order of names, touched flags, plan, buffers, and the
+slot of each of the batch's keys (-1: another thread's).
 State: rows, changed in place; every record is applied at most once per symbol (NEXT_OFFSET).
 Output: vectors in tape order, within one Tick in order of instrument names, so that no batch split or restore shows.
 Units: times in ns UTC.
