@@ -16,7 +16,7 @@ repeated records and vectors are the same bytes):
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 
 from agents.engine import Engine
 from agents.ports import Batch, Emit, States
@@ -24,16 +24,25 @@ from schemas.feature_sets import FeatureSet
 
 
 async def features_agent(
-    batches: AsyncIterable[Batch], states: States, emit: Emit, feature_sets: Sequence[FeatureSet]
+    batches: AsyncIterable[Batch],
+    states: States,
+    emit: Emit,
+    feature_sets: Sequence[FeatureSet],
+    *,
+    owns: Callable[[str], bool] | None = None,
 ) -> None:
-    """Run until `batches` ends. `emit` gets the vectors of one feature set at a time."""
+    """Run until `batches` ends. `emit` gets the vectors of one feature set at a time.
+
+    `owns` leaves out the symbols it is false for, where several agents share the records of a partition; `states` are
+    then those of its own symbols.
+    """
     engines: dict[int, Engine] = {}
     unsaved: dict[int, list[Batch]] = {}
     async for batch in batches:
         partition = batch.partition
         if batch.is_first or partition not in engines:
             # What an earlier assignment left unsaved belongs to whoever had the partition since.
-            engines[partition] = load(states, feature_sets, partition)
+            engines[partition] = load(states, feature_sets, partition, owns)
             unsaved[partition] = []
         engine = engines[partition]
         # 1. apply
@@ -54,9 +63,11 @@ async def features_agent(
             unsaved[partition].clear()
 
 
-def load(states: States, feature_sets: Sequence[FeatureSet], partition: int) -> Engine:
+def load(
+    states: States, feature_sets: Sequence[FeatureSet], partition: int, owns: Callable[[str], bool] | None = None
+) -> Engine:
     """An engine that continues from the stored states of a partition."""
-    engine = Engine(feature_sets, partition)
+    engine = Engine(feature_sets, partition, owns)
     for key, blob in states.load(partition).items():
         engine.arena.restore(key, blob)
     return engine

@@ -13,8 +13,9 @@ vectors of the span; and a replay of some instruments reads every Tick and Activ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,20 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from agents.features import features_agent
-from agents.ports import Batch, Emit, States
+from agents.ports import States
+from replay import parallel
 from replay import segments as files
 from replay.digest import code_digest, vectors_digest
+from replay.ports import Agent, Collector, MemoryStates, feed
 from replay.publication import disk_errors, new_folder, refuse_content
 from replay.reader import ArchiveReader
-from schemas.columns import Columns, from_events
+from schemas.columns import Columns
 from schemas.errors import UsageError
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
 
-Agent = Callable[[AsyncIterable[Batch], States, Emit, Sequence[FeatureSet]], Coroutine[Any, Any, None]]
 Progress = Callable[[int, int], None]
 """Called with records done and records in all."""
 
@@ -53,53 +55,12 @@ class Replayed:
         return vectors_digest(self.vectors)
 
 
-_NO_ROWS = from_events(0, 0, [])
-
-
-@dataclass(slots=True)
-class TapeBatch:
-    """A batch of the archive. There is nothing to acknowledge."""
-
-    partition: int
-    columns: Columns
-    is_first: bool
-    ends_epoch: bool
-
-    def ack(self) -> None:
-        """The archive keeps its records."""
-
-
-@dataclass(slots=True)
-class MemoryStates:
-    """States in memory, of one partition."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-
-    def load(self, partition: int) -> dict[str, bytes]:
-        """What was saved."""
-        return dict(self.blobs)
-
-    def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
-        """Keep them."""
-        self.blobs.update(blobs)
-
-
-@dataclass(slots=True)
-class Collector:
-    """Collects what the agent emits."""
-
-    parts: list[Vectors] = field(default_factory=list)
-
-    async def __call__(self, vectors: Vectors) -> None:
-        """Keep them."""
-        self.parts.append(vectors)
-
-
 def replay(
     archive: ArchiveReader,
     feature_set: FeatureSet,
     *,
-    batch_size: int = 10_000,
+    batch_size: int | None = None,
+    threads: int = 1,
     symbols: Sequence[str] | None = None,
     from_ns: int | None = None,
     to_ns: int | None = None,
@@ -109,7 +70,7 @@ def replay(
 ) -> Replayed:
     """Vectors of the archived tape with `from_ns <= T < to_ns`.
 
-    `last_offsets` ends each partition named in it at that offset (a partition not named is left out), as if the
+    Neither `batch_size` nor `threads` changes a bit. `last_offsets` ends each partition named in it at that offset (a partition not named is left out), as if the
     archive had been written no further.
     """
     if symbols is not None and not symbols:
@@ -126,8 +87,13 @@ def replay(
     counter = _Counter(sum(segment.rows for p in ends for segment in archive.segments(p)), progress)
     parts = []
     for partition, last_offset in ends.items():
-        batches = archive.batches(partition, batch_size, symbols=symbols, last_offset=last_offset)
-        parts.append(run(counter.over(before(batches, to_ns)), feature_set, MemoryStates(), agent=agent))
+        # Closed, and so the thread that reads ahead ended, whatever happens.
+        with closing(archive.batches(partition, batch_size, symbols=symbols, last_offset=last_offset)) as batches:
+            wanted = counter.over(before(batches, to_ns))
+            if threads == 1:
+                parts.append(run(wanted, feature_set, MemoryStates(), agent=agent))
+            else:
+                parts.append(parallel.run(((each, False) for each in wanted), feature_set, threads, agent=agent))
     vectors = (Vectors.concat(parts) if parts else Vectors.empty(feature_set)).sorted()
     if from_ns is not None:
         vectors = vectors.select(vectors.time >= from_ns)
@@ -140,23 +106,17 @@ def run(
 ) -> Vectors:  # fmt: skip
     """Run the agent over batches of one partition, from the given states; `saves` leaves the new states in them."""
     collector = Collector()
+    asyncio.run(agent(feed(_stretches(batches, saves)), states, collector, [feature_set]))
+    return collector.vectors(feature_set)
 
-    async def feed() -> AsyncIterator[Batch]:
-        waiting: Columns | None = None
-        is_first = True
-        for columns in batches:
-            if waiting is not None:
-                batch = TapeBatch(waiting.partition, waiting, is_first, False)
-                yield batch
-                # The agent holds every batch until an epoch ends, and here none does before the last.
-                batch.columns = _NO_ROWS
-                is_first = False
-            waiting = columns
-        if waiting is not None:
-            yield TapeBatch(waiting.partition, waiting, is_first, saves)
 
-    asyncio.run(agent(feed(), states, collector, [feature_set]))
-    return Vectors.concat(collector.parts) if collector.parts else Vectors.empty(feature_set)
+def _stretches(batches: Iterable[Columns], saves: bool) -> Iterator[tuple[Columns, bool]]:
+    """The batches, and where states shall be saved an empty one that ends the only epoch."""
+    last: Columns | None = None
+    for last in batches:
+        yield last, False
+    if last is not None and saves:
+        yield last.slice(len(last), len(last)), True
 
 
 def before(batches: Iterable[Columns], to_ns: int | None) -> Iterator[Columns]:
