@@ -16,7 +16,7 @@ import typer
 
 from app.archive_commands import archives, import_
 from app.dataset_commands import dataset
-from app.options import BatchSize, Json, group
+from app.options import Json, group
 from app.replay_commands import leakcheck, parity, replay
 from app.report import Report
 from schemas.errors import CheckFailed, DependencyDown, OnetapeError, UsageError
@@ -35,7 +35,7 @@ def demo(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for everything the demo makes.")] = None,
     brokers: Annotated[str | None, typer.Option("--brokers", help="Use this Kafka, not the embedded one.")] = None,
     redis_url: Annotated[str | None, typer.Option("--redis", help="Use this Redis, not the embedded one.")] = None,
-    batch_size: BatchSize = 10_000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Records per batch at most.")] = 10_000,
     as_json: Json = False,
 ) -> None:
     """Everything once: broker, worker, Redis, archive, replay, parity and a dataset; ends with a summary."""

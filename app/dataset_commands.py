@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, Json, SetId, group
+from app.options import Archive, Json, SetId, Threads, group, thread_count
 from app.report import Report, facts, grid, shares
 from schemas.errors import CheckFailed, UsageError
 
@@ -32,6 +32,7 @@ def build(
     split: Annotated[str, typer.Option("--split", help="Shares of time.")] = "train=0.7,validation=0.15,test=0.15",
     cuts: Annotated[int, typer.Option("--cuts", min=1, help="Cuts of the leak check.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the cuts.")] = 1,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Vectors with a forward return as label, split by time, proven free of leaks, with a manifest."""
@@ -43,18 +44,23 @@ def build(
     report = Report(as_json)
     recipe = Recipe(feature_set, horizon, fractions(split))
     with report.step(f"Building a dataset from {archive}") as advance:
-        manifest = run(ArchiveReader(archive), datasets, recipe, random_cuts(cuts, seed), progress=shares(advance))
+        manifest = run(
+            ArchiveReader(archive), datasets, recipe, random_cuts(cuts, seed), threads=thread_count(threads),
+            progress=shares(advance),
+        )  # fmt: skip
     _dataset_result(report, manifest, datasets)
 
 
 @dataset.command()
-def verify(dataset_id: DatasetId, datasets: Datasets = DATASETS, as_json: Json = False) -> None:
+def verify(
+    dataset_id: DatasetId, datasets: Datasets = DATASETS, threads: Threads = None, as_json: Json = False
+) -> None:
     """Rebuild a dataset from its manifest and compare; exit 1 when it is not the same."""
     from replay.dataset import verify as run
 
     report = Report(as_json)
     with report.step(f"Rebuilding {dataset_id}"):
-        found = run(datasets, dataset_id)
+        found = run(datasets, dataset_id, threads=thread_count(threads))
     report.result(found, lambda console: console.print(facts(found, "Verified" if found["equal"] else "DIFFERENT")))
     if not found["equal"]:
         raise typer.Exit(CheckFailed.exit_code)

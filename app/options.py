@@ -5,6 +5,7 @@ Errors: UsageError for a value that is not what its option takes.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,20 @@ from schemas.errors import UsageError
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
 Archive = Annotated[Path, typer.Option("--archive", help="Folder of the archive.")]
 SetId = Annotated[str, typer.Option("--feature-set", metavar="NAME@V", help="Feature set and version.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit. [default: as stored]")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=64, help="Never changes a bit. [default: one per usable core, at most 4]"),
+]
+THREADS_MAX = 4
+"""Beyond this the one thread that decodes the archive is what all wait for."""
+
+
+def thread_count(wanted: int | None) -> int:
+    """The threads asked for, or as many as there are cores for."""
+    return wanted or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, THREADS_MAX)
 
 
 def show_help(context: typer.Context) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app.options import Archive, BatchSize, Json, SetId, show_checked, to_ns
+from app.options import Archive, BatchSize, Json, SetId, Threads, show_checked, thread_count, to_ns
 from app.report import Report, facts, shares
 from schemas.errors import CheckFailed
 
@@ -23,7 +23,8 @@ def replay(
     symbols: Annotated[str | None, typer.Option("--symbols", help="Comma-separated VENUE:SYMBOL.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
-    batch_size: BatchSize = 10_000,
+    batch_size: BatchSize = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Run the features agent over an archive and write its vectors."""
@@ -40,7 +41,7 @@ def replay(
     begun = time.monotonic()
     with report.step(f"Replaying {archive}") as advance:
         result = run(
-            reader, load(feature_set), batch_size=batch_size, symbols=wanted,
+            reader, load(feature_set), batch_size=batch_size, threads=thread_count(threads), symbols=wanted,
             from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=shares(advance),
         )  # fmt: skip
     seconds = time.monotonic() - begun
@@ -53,7 +54,11 @@ def replay(
 
 
 def parity(
-    archive: Archive, feature_set: SetId = "micro@1", batch_size: BatchSize = 10_000, as_json: Json = False
+    archive: Archive,
+    feature_set: SetId = "micro@1",
+    batch_size: BatchSize = None,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Recompute the archived live vectors and compare them bit by bit; exit 1 on any difference."""
     from replay.parity import parity as run
@@ -62,7 +67,10 @@ def parity(
 
     report = Report(as_json)
     with report.step(f"Comparing {archive} with its replay") as advance:
-        found = run(ArchiveReader(archive), load(feature_set), batch_size=batch_size, progress=shares(advance))
+        found = run(
+            ArchiveReader(archive), load(feature_set), batch_size=batch_size, threads=thread_count(threads),
+            progress=shares(advance),
+        )  # fmt: skip
     payload = found.json()
     report.result(payload, lambda console: show_checked(console, "Parity", payload, "differences"))
     if not found.ok:

@@ -24,10 +24,11 @@ from agents.features import features_agent
 from replay import segments as files
 from replay.catalogue import MANIFEST, load_manifest, torn_manifest
 from replay.digest import code_digest, json_digest, table_digest
-from replay.driver import Agent, Progress, Replayed, inputs, replay
+from replay.driver import Progress, Replayed, inputs, replay
 from replay.labels import Label, check_horizon, forward_return, seconds_text
 from replay.leakcheck import leakcheck
 from replay.parity import parity
+from replay.ports import Agent
 from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
 from replay.splits import SPLITS, TimeSplit, time_split
@@ -81,6 +82,7 @@ def build(
     recipe: Recipe,
     cuts: Sequence[float],
     *,
+    threads: int = 1,
     progress: Progress | None = None,
     agent: Agent = features_agent,
 ) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def build(
     check_horizon(feature_set, recipe.horizon_s)
     used = inputs(archive)
     dataset_id = identify(recipe, used)
-    whole = replay(archive, feature_set, progress=progress, agent=agent)
+    whole = replay(archive, feature_set, threads=threads, progress=progress, agent=agent)
     proofs = _prove(archive, whole, cuts, agent)
     made = make(_selected(archive, whole, recipe), recipe)
     manifest = {
@@ -144,7 +146,12 @@ def output_hash(tables: Mapping[str, pa.Table]) -> str:
 
 
 def verify(
-    datasets: Path, dataset_id: str, archive: ArchiveReader | None = None, *, progress: Progress | None = None
+    datasets: Path,
+    dataset_id: str,
+    archive: ArchiveReader | None = None,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Rebuild a dataset from its manifest and compare with what is stored: `equal`, and the three hashes.
 
@@ -157,7 +164,7 @@ def verify(
         raise torn_manifest(dataset_id) from None
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     ends = _check_inputs(archive, manifest["inputs"])
-    whole = replay(archive, load(recipe.feature_set), last_offsets=ends, progress=progress)
+    whole = replay(archive, load(recipe.feature_set), last_offsets=ends, threads=threads, progress=progress)
     made = make(_selected(archive, whole, recipe), recipe)
     rebuilt = made.content["output_hash"]
     stored = output_hash({name: _read(folder / f"{name}.parquet", table.schema) for name, table in made.tables.items()})

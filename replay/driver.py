@@ -70,8 +70,8 @@ def replay(
 ) -> Replayed:
     """Vectors of the archived tape with `from_ns <= T < to_ns`.
 
-    Neither `batch_size` nor `threads` changes a bit. `last_offsets` ends each partition named in it at that offset (a partition not named is left out), as if the
-    archive had been written no further.
+    Neither `batch_size` (None: as stored) nor `threads` changes a bit. `last_offsets` ends each partition named in it
+    at that offset (a partition not named is left out), as if the archive had been written no further.
     """
     if symbols is not None and not symbols:
         raise UsageError(

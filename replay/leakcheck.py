@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from agents.features import features_agent
-from replay.driver import Agent, MemoryStates, Progress, Replayed, replay, run
+from replay.driver import Progress, Replayed, replay, run
 from replay.parity import differing_columns, matches
+from replay.ports import Agent, MemoryStates
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, from_events, to_events
 from schemas.events import Event

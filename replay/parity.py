@@ -77,14 +77,15 @@ def parity(
     feature_set: FeatureSet,
     *,
     in_flight: bool = False,
-    batch_size: int = 10_000,
+    batch_size: int | None = None,
+    threads: int = 1,
     replayed: Replayed | None = None,
     progress: Progress | None = None,
 ) -> Parity:
     """Compare; `replayed` saves the replay where the caller has the whole one already."""
     live = archive.vectors(feature_set)
     if replayed is None:
-        replayed = replay(archive, feature_set, batch_size=batch_size, progress=progress)
+        replayed = replay(archive, feature_set, batch_size=batch_size, threads=threads, progress=progress)
     ends = {partition: archive.segments(partition)[-1].last_offset for partition in archive.partitions()}
     return compare(live, replayed.vectors, ends if in_flight else None)
 

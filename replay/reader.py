@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,13 +117,13 @@ class ArchiveReader:
     def batches(
         self,
         partition: int,
-        batch_size: int = 10_000,
+        batch_size: int | None = None,
         *,
         symbols: Sequence[str] | None = None,
         first_offset: int | None = None,
         last_offset: int | None = None,
-    ) -> Iterator[Columns]:
-        """Tape records of a partition, `batch_size` rows each and the rest last.
+    ) -> Generator[Columns, None, None]:
+        """Tape records of a partition, `batch_size` rows each and the rest last; None: as they are stored.
 
         `symbols` keeps those instruments and every Tick and Activate; `first_offset <= offset <= last_offset` bounds
         the rows. The rows kept keep their offsets.
@@ -138,7 +138,7 @@ class ArchiveReader:
             for table in row_groups(self.path, segment, low, high)
             for columns in [from_table(_of_symbols(table, wanted), partition)]
         )
-        yield from recut(parts, batch_size)
+        yield from (part for part in parts if len(part)) if batch_size is None else recut(parts, batch_size)
 
     def vectors(self, feature_set: FeatureSet) -> VectorsRead:
         """Archived vectors of a feature set. Errors: UsageError where the archive has none or other features."""

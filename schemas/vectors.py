@@ -8,7 +8,7 @@ Errors: RecordRefused for a value that is no vector of the feature set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from math import isnan
 from typing import Any
@@ -96,9 +96,11 @@ class Vectors:
         return Vectors(parts[0].feature_set, list(keys), np.concatenate(mapped), values=values, **head)
 
     def sorted(self) -> Vectors:
-        """By time, then instrument, then position: the order of files and hashes."""
-        rank = np.argsort(np.argsort(np.array(self.keys, dtype=np.str_))) if self.keys else np.empty(0, np.int64)
-        return self.select(np.lexsort((self.as_of_offset, rank[self.key], self.time)))
+        """By time, then instrument, then position: the order of files and hashes. `keys` are in order, too."""
+        names = sorted(self.keys)
+        rank = {name: place for place, name in enumerate(names)}
+        ranked = replace(self, keys=names, key=np.array([rank[name] for name in self.keys] or [0], np.int32)[self.key])
+        return ranked.select(np.lexsort((ranked.as_of_offset, ranked.key, ranked.time)))
 
     def same_bits(self, other: Vectors) -> NDArray[np.bool_]:
         """[m] whether each row equals the row of `other` at the same place, every bit; all NaN are one null."""

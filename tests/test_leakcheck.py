@@ -12,8 +12,9 @@ from tapes import archive_of, market, tape
 
 from agents.features import features_agent
 from agents.ports import Batch, Emit, States
-from replay.driver import TapeBatch, replay
+from replay.driver import replay
 from replay.leakcheck import leakcheck, poison, stretches
+from replay.ports import TapeBatch
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, to_events
 from schemas.events import Kind
