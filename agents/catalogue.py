@@ -68,6 +68,7 @@ class Feature(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {}
+_GROUP = 7
 _FUNCTIONS: list[Any] = []
 
 Function = Callable[[Int64, int], float]
@@ -92,16 +93,22 @@ def feature(unit: str, inputs: tuple[str, ...], source: str, by: By = By.NOTHING
 def dispatcher() -> Callable[[int, Int64, int], float]:
     """The compiled function that calls a family by its number.
 
-    A chain of comparisons becomes a jump table; a compiled language has no other way to call one of many.
+    A chain of comparisons becomes a jump table; numba has no other way to call one of many. Two levels of a few calls
+    each, because a function clears room for the results of all its calls whenever it is entered.
     """
-    lines = ["def value(number, row, argument):"]
-    lines += [f"    if number == {i}: return function_{i}(row, argument)" for i in range(len(_FUNCTIONS))]
-    lines += ["    return math.nan"]
-    scope: dict[str, Any] = {f"function_{i}": function for i, function in enumerate(_FUNCTIONS)}
-    scope["math"] = math
-    exec("\n".join(lines), scope)
-    compiled: Callable[[int, Int64, int], float] = inner(scope["value"])
-    return compiled
+    groups = [_FUNCTIONS[i : i + _GROUP] for i in range(0, len(_FUNCTIONS), _GROUP)]
+    inside = [_switch("number % size", "row, argument", group) for group in groups]
+    switch: Callable[[int, Int64, int], float] = _switch("number // size", "number, row, argument", inside)
+    return switch
+
+
+def _switch(choice: str, arguments: str, functions: list[Any]) -> Any:
+    lines = ["def value(number, row, argument):", f"    choice = {choice}"]
+    lines += [f"    if choice == {i}: return function_{i}({arguments})" for i in range(len(functions))]
+    scope: dict[str, Any] = {f"function_{i}": function for i, function in enumerate(functions)}
+    scope |= {"nan": math.nan, "size": _GROUP}
+    exec("\n".join([*lines, "    return nan"]), scope)
+    return inner(scope["value"])
 
 
 def find(name: str) -> Feature | None:

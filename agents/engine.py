@@ -23,7 +23,7 @@ from tables.arena import Arena
 
 _KEYLESS = np.zeros(256, np.bool_)
 _KEYLESS[[Kind.REFUSED, Kind.TICK, Kind.ACTIVATE]] = True
-_BUFFER_VECTORS = 4_096
+_BUFFER_VECTORS = 512
 """Vectors of a set that are computed before they are copied out, or one of each symbol if those are more."""
 _UNKNOWN, _FOREIGN = -2, -1
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numba
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
@@ -29,8 +28,6 @@ from schemas.events import Kind
 from tables import book, compiled, layout, logarithm, windows
 from tables import layout as at
 
-# numba's type hints leave it out.
-carray: Any = numba.carray  # type: ignore[attr-defined]
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
 
 # The table: addresses and lengths. MADE counts the vectors of each set since the buffers were emptied.
@@ -79,14 +76,12 @@ def _compiled(sources: int) -> Any:
         Returns the first record not folded; its complement (~) where there are vectors in the buffers.
         """
         _ = sources
-        rows = carray(pointer_to_ints(table[ROWS]), (table[CAPACITY], table[ROW_LENGTH]))
-        touched = carray(pointer_to_ints(table[TOUCHED]), (table[CAPACITY],))
-        slots = carray(pointer_to_ints(table[SLOTS]), (table[KEY_COUNT],))
+        touched, slots = pointer_to_ints(table[TOUCHED]), pointer_to_ints(table[SLOTS])
         end = len(offset)
         has_made = False
         for i in range(first, len(offset)):
             if kind[i] == _TICK:
-                outcome = tick(table, rows, touched, body[start[i]], offset[i], ts_recv[i])
+                outcome = tick(table, touched, body[start[i]], offset[i], ts_recv[i])
                 if outcome == _FULL:
                     end = i
                     break
@@ -96,7 +91,7 @@ def _compiled(sources: int) -> Any:
                 if slot < 0:
                     continue
                 touched[slot] = 1
-                row = rows[slot]
+                row = row_at(table, slot)
                 if offset[i] >= row[at.NEXT_OFFSET]:
                     row[at.NEXT_OFFSET] = offset[i] + 1
                     fold_record(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
@@ -106,20 +101,26 @@ def _compiled(sources: int) -> Any:
 
 
 @compiled.inner
-def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, available: int) -> int:
+def row_at(table: Int64, slot: int) -> Int64:
+    """The row of a slot, as a pointer: an array would cost seven words at each call, and a check at each index."""
+    row: Int64 = pointer_to_ints(table[ROWS] + 8 * slot * table[ROW_LENGTH])
+    return row
+
+
+@compiled.inner
+def tick(table: Int64, touched: Int64, time: int, offset: int, available: int) -> int:
     """Advance every symbol to a Tick and compute what is due; _FULL, and nothing done, without room for it."""
     symbols, room = table[SYMBOLS], table[ROOM]
-    sets = carray(pointer_to_ints(table[SETS]), (table[SET_COUNT], plan.SET_SIZE))
-    made = carray(pointer_to_ints(table[MADE]), (table[SET_COUNT],))
+    sets, made = pointer_to_ints(table[SETS]), pointer_to_ints(table[MADE])
     is_due = False
-    for s in range(len(sets)):
-        if time % sets[s, plan.CADENCE] == 0:
+    for s in range(table[SET_COUNT]):
+        if time % sets[s * plan.SET_SIZE + plan.CADENCE] == 0:
             is_due = True
             if made[s] + symbols > room:
                 return _FULL
-    order = carray(pointer_to_ints(table[ORDER]), (symbols,))
+    order = pointer_to_ints(table[ORDER])
     for rank in range(symbols):
-        row = rows[order[rank]]
+        row = row_at(table, order[rank])
         # A symbol no record has named is not there yet; the row of one that has is never all zero.
         if row[at.NEXT_OFFSET] == 0:
             continue
@@ -129,33 +130,30 @@ def tick(table: Int64, rows: Int64, touched: Int64, time: int, offset: int, avai
         row[at.NEXT_OFFSET] = offset + 1
         if pass_tick(row, time) and is_due:
             book.fill_top(row, table[DEPTH])
-            vectors_of(table, row, sets, made, time, offset, available, rank)
+            vectors_of(table, row, time, offset, available, rank)
     return _MADE if is_due else _NONE
 
 
 @compiled.inner
-def vectors_of(
-    table: Int64, row: Int64, sets: Int64, made: Int64, time: int, offset: int, available: int, rank: int
-) -> None:
+def vectors_of(table: Int64, row: Int64, time: int, offset: int, available: int, rank: int) -> None:
     """The vectors of one symbol, one of each set that is due."""
-    count = table[COLUMN_COUNT]
-    columns_ = carray(pointer_to_ints(table[COLUMNS]), (count, plan.COLUMN_SIZE))
-    values = carray(pointer_to_floats(table[SCRATCH]), (count,))
-    flags = carray(pointer_to_ints(table[SCRATCH] + 8 * count), (count,))
+    sets, made = pointer_to_ints(table[SETS]), pointer_to_ints(table[MADE])
+    columns_ = pointer_to_ints(table[COLUMNS])
+    values = pointer_to_floats(table[SCRATCH])
+    flags = pointer_to_ints(table[SCRATCH] + 8 * table[COLUMN_COUNT])
     room = table[ROOM]
-    heads = carray(pointer_to_ints(table[HEADS]), (len(sets), HEAD_SIZE, room))
     before = 0
-    for s in range(len(sets)):
-        width = sets[s, plan.WIDTH]
+    for s in range(table[SET_COUNT]):
+        about = s * plan.SET_SIZE
+        width = sets[about + plan.WIDTH]
         m = made[s]
-        if time % sets[s, plan.CADENCE] == 0:
-            place = table[VALUES] + 8 * (before * room + m * width)
-            out = carray(pointer_to_floats(place), (width,))
-            quality = compute(row, columns_, sets[s, plan.FIRST], sets[s, plan.END], values, flags, out)
+        if time % sets[about + plan.CADENCE] == 0:
+            out = pointer_to_floats(table[VALUES] + 8 * (before * room + m * width))
+            quality = compute(row, columns_, sets[about + plan.FIRST], sets[about + plan.END], values, flags, out)
             if quality >= 0:
-                head = heads[s]
-                head[TIME, m], head[OFFSET, m], head[AVAILABLE, m] = time, offset, available
-                head[EPOCH, m], head[QUALITY, m], head[KEY, m] = row[at.BOOK_EPOCH], quality, rank
+                head = pointer_to_ints(table[HEADS] + 8 * (s * HEAD_SIZE * room + m))
+                head[TIME * room], head[OFFSET * room], head[AVAILABLE * room] = time, offset, available
+                head[EPOCH * room], head[QUALITY * room], head[KEY * room] = row[at.BOOK_EPOCH], quality, rank
                 made[s] = m + 1
         before += width
 

@@ -43,14 +43,14 @@ def pointer_to_floats(typing_context: Any, address: Any) -> Any:
 
 
 @intrinsic
-def call_at(typing_context: Any, address: Any, argument: Any) -> Any:
-    """Call the C function `double (int64 *)` at an address; the argument is an address, too."""
+def call_at(typing_context: Any, address: Any, row: Any) -> Any:
+    """Call the C function `double (int64 *)` at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.DoubleType(), [ir.IntType(64)])
+        kind = ir.FunctionType(ir.DoubleType(), [ir.IntType(64).as_pointer()])
         return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
 
-    return types.float64(types.int64, types.int64), generate
+    return types.float64(types.int64, _INTS), generate
 
 
 @intrinsic

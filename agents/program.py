@@ -1,6 +1,7 @@
 """Runs the columns of one feature set over one row: values, z-scores, outlier bounds, filled gaps, flags.
 
-Input: a row at Tick T with its best levels filled in, columns of a `Plan`.
+Input: a row at Tick T with its best levels filled in, columns of a `Plan` one after another (`base`: the first place of
+    one of them).
 State: what the columns remember, behind the row's own places: float64s as their bits.
 Output: the emitted values in the set's order and the quality flags.
 Units: as each feature's.
@@ -18,12 +19,14 @@ from agents.plan import (
     CLIP_COUNT,
     CLIP_MEMORY,
     CLIP_SIGMAS,
+    COLUMN_SIZE,
     FILL_MEMORY,
     FILL_NS,
     LENGTH,
     MEMORY,
     NUMBER,
     OUTPUT,
+    OWN,
     SKIPS,
     SOURCE,
     ZSCORE,
@@ -79,9 +82,9 @@ def moments(row: Int64, memory: int, length: int) -> tuple[float, float]:
 
 
 @inner
-def zscore(row: Int64, column: Int64, value: float) -> float:
+def zscore(row: Int64, columns: Int64, base: int, value: float) -> float:
     """(value - mean) / standard deviation over the last values of its source, this one included."""
-    memory, length = column[MEMORY], column[LENGTH]
+    memory, length = columns[base + MEMORY], columns[base + LENGTH]
     remember(row, memory, length, value)
     if row[memory] < length:
         return unknown(row, WARMUP)
@@ -90,13 +93,13 @@ def zscore(row: Int64, column: Int64, value: float) -> float:
 
 
 @inner
-def clipped(row: Int64, column: Int64, value: float) -> float:
+def clipped(row: Int64, columns: Int64, base: int, value: float) -> float:
     """The value within its bounds; the series remembers it as it was."""
-    memory, length = column[CLIP_MEMORY], column[CLIP_COUNT]
+    memory, length = columns[base + CLIP_MEMORY], columns[base + CLIP_COUNT]
     bounded = value
     if row[memory] >= length:
         mean, deviation = moments(row, memory, length)
-        reach = from_bits(column[CLIP_SIGMAS]) * deviation
+        reach = from_bits(columns[base + CLIP_SIGMAS]) * deviation
         bounded = min(max(value, mean - reach), mean + reach)
         if bounded != value:
             row[at.NOTES] |= CLIPPED
@@ -105,38 +108,27 @@ def clipped(row: Int64, column: Int64, value: float) -> float:
 
 
 @inner
-def filled(row: Int64, column: Int64, value: float) -> float:
+def filled(row: Int64, columns: Int64, base: int, value: float) -> float:
     """The value, or the last one that was emitted if it is not too old."""
-    memory = column[FILL_MEMORY]
+    memory = columns[base + FILL_MEMORY]
     if not math.isnan(value):
         row[memory], row[memory + 1] = row[at.TICK], to_bits(value)
-    elif row[memory] != 0 and row[at.TICK] - row[memory] <= column[FILL_NS]:
+    elif row[memory] != 0 and row[at.TICK] - row[memory] <= columns[base + FILL_NS]:
         value = from_bits(row[memory + 1])
     return value
 
 
 @inner
-def emitted(row: Int64, column: Int64, values: Float64) -> float:
-    """One column's value at the row's Tick; what it has to say about it stands in the notes."""
-    number = column[NUMBER]
-    if number >= 0:
-        value = value_of(number, row, column[ARGUMENT])
-    elif number == ZSCORE:
-        source = values[column[SOURCE]]
-        if not math.isnan(source):
-            row[at.NOTES] &= ~FORESEEN
-            value = zscore(row, column, source)
-        else:
-            value = source
-    else:
-        value = call_at(column[ARGUMENT], row.ctypes.data)
-    if not math.isfinite(value):
-        value = math.nan
-        if row[at.NOTES] & FORESEEN == 0:
-            row[at.NOTES] |= ERROR
-    if column[CLIP_COUNT] > 0 and not math.isnan(value):
-        value = clipped(row, column, value)
-    return filled(row, column, value) if column[FILL_NS] > 0 else value
+def derived(row: Int64, columns: Int64, base: int, values: Float64) -> float:
+    """A value that is no family's: a z-score, or a user's own function."""
+    if columns[base + NUMBER] == OWN:
+        own: float = call_at(columns[base + ARGUMENT], row)
+        return own
+    source: float = values[columns[base + SOURCE]]
+    if not math.isnan(source):
+        row[at.NOTES] &= ~FORESEEN
+        source = zscore(row, columns, base, source)
+    return source
 
 
 @inner
@@ -145,13 +137,27 @@ def compute(row: Int64, columns: Int64, first: int, end: int, values: Float64, f
     quality = whole_flags(row)
     is_skipped = False
     for c in range(first, end):
-        column = columns[c]
-        row[at.NOTES] = flags[column[SOURCE]] if column[NUMBER] == ZSCORE else 0
-        value = emitted(row, column, values)
+        base = c * COLUMN_SIZE
+        number = columns[base + NUMBER]
+        if number >= 0:
+            row[at.NOTES] = 0
+            value = value_of(number, row, columns[base + ARGUMENT])
+        else:
+            row[at.NOTES] = flags[columns[base + SOURCE]] if number == ZSCORE else 0
+            value = derived(row, columns, base, values)
+        if not math.isfinite(value):
+            value = math.nan
+            if row[at.NOTES] & FORESEEN == 0:
+                row[at.NOTES] |= ERROR
+        elif columns[base + CLIP_COUNT] > 0:
+            value = clipped(row, columns, base, value)
+        if columns[base + FILL_NS] > 0:
+            value = filled(row, columns, base, value)
         values[c], flags[c] = value, row[at.NOTES]
-        if column[OUTPUT] >= 0:
-            out[column[OUTPUT]] = value
-            quality |= flags[c] & ~FORESEEN
-            is_skipped = is_skipped or (column[SKIPS] != 0 and math.isnan(value))
+        output = columns[base + OUTPUT]
+        if output >= 0:
+            out[output] = value
+            quality |= row[at.NOTES] & ~FORESEEN
+            is_skipped = is_skipped or (columns[base + SKIPS] != 0 and math.isnan(value))
     row[at.NOTES] = 0
     return SKIPPED if is_skipped else quality

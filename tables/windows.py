@@ -79,7 +79,8 @@ def add_return(row: Int64, now: int, before: int) -> None:
 @inner
 def clear(row: Int64) -> None:
     """No window at all, as before birth: the next Tick begins them."""
-    row[at.TOTALS : at.RING_END] = 0
+    for place in range(at.TOTALS, at.RING_END):
+        row[place] = 0
     row[at.BIRTH] = 0
     row[at.INTEREST_BIRTH] = 0
 
