@@ -140,7 +140,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 def _in_time_order(reader: ArchiveReader) -> Iterator[Columns]:
     """Chunks of all partitions, the one that begins earliest first."""
-    streams = [reader.batches(partition, CHUNK_ROWS) for partition in reader.partitions()]
+    streams = [reader.batches(partition, CHUNK_ROWS, read_ahead=False) for partition in reader.partitions()]
     heap: list[tuple[int, int, Columns]] = []
     for i, stream in enumerate(streams):
         for columns in stream:

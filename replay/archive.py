@@ -151,7 +151,7 @@ class ArchiveWriter:
         ends = kinds.group_ends(rows)
         tables = (rows.slice(first, last).table() for first, last in zip([0, *ends], ends, strict=False))
         with disk_errors(self._root):
-            return files.publish(self._root, segment, rows.schema, tables)
+            return files.publish(self._root, segment, rows.schema, tables, rows.parquet)
 
     def _know(self, feature_set: FeatureSet) -> None:
         known = self._head.feature_sets.get(feature_set.id)

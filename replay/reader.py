@@ -2,7 +2,8 @@
 
 Input: an archive as `replay.archive` writes it.
 Output: `Columns`, `Vectors`, dead letters each once, in offset order per partition.
-State: none; memory is one row group (at most 65,536 records) plus one batch.
+State: none; memory is a few row groups (at most 65,536 records each) plus one batch: while the caller computes, a
+thread decodes the next ones.
 Units: ts are ns UTC; offsets are Kafka offsets.
 Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: every
 file is hashed and its pages' checksums are verified before its rows are given out); UsageError (an unknown symbol or
@@ -13,21 +14,26 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from replay import segments as files
 from replay.folder import hidden_segments, other_features, read_head, remedy, topics
+from replay.prefetch import ahead
 from replay.rows import letters_of
 from replay.segments import Segment, torn
-from schemas.arrow import from_table
+from schemas.arrow import ENUM_COLUMNS, HEAD, from_table, kind_columns, kinds_of
 from schemas.codec import REFUSED_KEY, DeadLetter
-from schemas.columns import Columns
+from schemas.columns import Columns, Int64
 from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, TAPE
@@ -35,6 +41,11 @@ from schemas.vectors import Vectors
 
 GROUP_BYTES_MAX = 1 << 29
 """Refuse a row group that would expand beyond this: no archive of ours has one."""
+GROUPS_AHEAD = 2
+"""Row groups that are decoded before they are asked for."""
+
+_Part = TypeVar("_Part")
+_Read = Callable[[pq.ParquetFile, int, Int64], _Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +133,26 @@ class ArchiveReader:
         symbols: Sequence[str] | None = None,
         first_offset: int | None = None,
         last_offset: int | None = None,
+        read_ahead: bool = True,
     ) -> Generator[Columns, None, None]:
         """Tape records of a partition, `batch_size` rows each and the rest last; None: as they are stored.
 
         `symbols` keeps those instruments and every Tick and Activate; `first_offset <= offset <= last_offset` bounds
-        the rows. The rows kept keep their offsets.
+        the rows. The rows kept keep their offsets. `read_ahead` has a thread decode the next row groups until the
+        iterator ends or is closed.
         """
         wanted = None if symbols is None else pa.array(sorted({*symbols, CLOCK_KEY}), pa.string())
         low = -1 if first_offset is None else first_offset
         high = np.iinfo(np.int64).max if last_offset is None else last_offset
+        read = _TapeRead(partition, wanted, low, high)
         parts = (
-            _bounded(columns, low, high)
+            columns
             for segment in self.segments(partition)
             if segment.last_offset >= low and segment.first_offset <= high
-            for table in row_groups(self.path, segment, low, high)
-            for columns in [from_table(_of_symbols(table, wanted), partition)]
+            for columns in _groups(self.path, segment, low, high, read, ENUM_COLUMNS)
         )
-        yield from (part for part in parts if len(part)) if batch_size is None else recut(parts, batch_size)
+        with closing(ahead(parts, GROUPS_AHEAD) if read_ahead else parts) as decoded:
+            yield from (part for part in decoded if len(part)) if batch_size is None else recut(decoded, batch_size)
 
     def vectors(self, feature_set: FeatureSet) -> VectorsRead:
         """Archived vectors of a feature set. Errors: UsageError where the archive has none or other features."""
@@ -175,64 +189,102 @@ class ArchiveReader:
                     yield partition, table
 
 
-def row_groups(root: Path, segment: Segment, low: int = -1, high: int | None = None) -> Iterator[pa.Table]:
-    """The row groups of a segment that hold offsets low..high, each verified. Errors: SegmentTorn."""
+def row_groups(root: Path, segment: Segment) -> Iterator[pa.Table]:
+    """The row groups of a segment, each verified. Errors: SegmentTorn."""
+    return _groups(root, segment, -1, segment.last_offset, _read_whole)
+
+
+def _groups(
+    root: Path, segment: Segment, low: int, high: int, read: _Read[_Part], symbolic: Sequence[str] = ()
+) -> Iterator[_Part]:
+    """What `read` makes of each row group that holds offsets low..high, each verified. Errors: SegmentTorn.
+
+    `read` gets the file, the number of a row group and the offsets it must hold; `symbolic` columns are not made into
+    strings.
+    """
     files.check_hash(root, segment)
     try:
-        parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True, read_dictionary=symbolic)
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise torn(root, segment, "a Parquet file", str(error)) from None
     with parquet:
         if parquet.metadata.num_rows != segment.rows:
             raise torn(root, segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
-        offset = segment.first_offset
+        end = segment.first_offset
         for i in range(parquet.num_row_groups):
             about = parquet.metadata.row_group(i)
-            first, offset = offset, offset + about.num_rows
-            if offset > low and (high is None or first <= high):
-                if about.total_byte_size > GROUP_BYTES_MAX:
-                    expected = f"row groups under {GROUP_BYTES_MAX} bytes"
-                    raise torn(root, segment, expected, f"{about.total_byte_size} bytes")
-                yield _row_group(root, parquet, segment, i, first)
+            first, end = end, end + about.num_rows
+            if end <= low or first > high:
+                continue
+            if about.total_byte_size > GROUP_BYTES_MAX:
+                expected = f"row groups under {GROUP_BYTES_MAX} bytes"
+                raise torn(root, segment, expected, f"{about.total_byte_size} bytes")
+            try:
+                part = read(parquet, i, np.arange(first, end))
+            except _OtherOffsets:
+                raise torn(root, segment, f"offsets {first}..{end - 1} in row group {i}", "others") from None
+            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+                raise torn(root, segment, f"a readable row group {i}", str(error)) from None
+            yield part
 
 
-def _row_group(root: Path, parquet: pq.ParquetFile, segment: Segment, i: int, first: int) -> pa.Table:
-    try:
-        table = parquet.read_row_group(i)
-        offsets = table["offset"].to_numpy()
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise torn(root, segment, f"a readable row group {i}", str(error)) from None
-    if not np.array_equal(offsets, np.arange(first, first + table.num_rows)):
-        raise torn(root, segment, f"offsets {first}..{first + table.num_rows - 1} in row group {i}", "others")
+class _OtherOffsets(Exception):
+    """A row group holds other offsets than its place in the segment says."""
+
+
+def _check_offsets(table: pa.Table, expected: Int64) -> None:
+    if not np.array_equal(table["offset"].to_numpy(), expected):
+        raise _OtherOffsets
+
+
+def _read_whole(parquet: pq.ParquetFile, i: int, offsets: Int64) -> pa.Table:
+    table = parquet.read_row_group(i)
+    _check_offsets(table, offsets)
     return table
 
 
-def _of_symbols(table: pa.Table, wanted: pa.Array | None) -> pa.Table:
-    if wanted is None:
-        return table
-    keys = table["key"].combine_chunks()
-    encoded = keys if pa.types.is_dictionary(keys.type) else keys.dictionary_encode()
-    keep = np.isin(encoded.dictionary.to_numpy(zero_copy_only=False), wanted.to_numpy(zero_copy_only=False))
-    return table.filter(pa.array(keep[encoded.indices.to_numpy()]))
+@dataclass(frozen=True, slots=True)
+class _TapeRead:
+    """Makes columns of the rows of a row group that have a wanted key and an offset in low..high.
 
+    Bodies of kinds that no such row is of are not decoded.
+    """
 
-def _bounded(columns: Columns, low: int, high: int) -> Columns:
-    keep = (columns.offset >= low) & (columns.offset <= high)
-    return columns if keep.all() else columns.take(keep)
+    partition: int
+    wanted: pa.Array | None
+    low: int
+    high: int
+
+    def __call__(self, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Columns:
+        head = parquet.read_row_group(i, columns=HEAD)
+        _check_offsets(head, offsets)
+        keep = self._keep(head, offsets)
+        kinds = kinds_of(head)
+        table = parquet.read_row_group(i, columns=kind_columns(kinds if keep is None else kinds[keep]))
+        for name in HEAD:
+            table = table.append_column(name, head[name])
+        return from_table(table, self.partition, keep)
+
+    def _keep(self, head: pa.Table, offsets: Int64) -> NDArray[np.bool_] | None:
+        keep = (offsets >= self.low) & (offsets <= self.high)
+        if self.wanted is not None:
+            keep &= pc.is_in(head["key"].cast(pa.string()), self.wanted).to_numpy()
+        return None if keep.all() else keep
 
 
 def recut(parts: Iterable[Columns], batch_size: int) -> Iterator[Columns]:
-    """The same rows in batches of exactly `batch_size`, the rest last."""
+    """The same rows in batches of exactly `batch_size`, the rest last; only what spans two parts is copied."""
     waiting: list[Columns] = []
+    missing = batch_size
     for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= batch_size:
-            rows = Columns.concat(waiting)
-            whole = len(rows) - len(rows) % batch_size
-            for at in range(0, whole, batch_size):
-                yield rows.slice(at, at + batch_size)
-            waiting = [rows.slice(whole, len(rows))]
-    if sum(map(len, waiting)):
+        at = 0
+        while len(part) - at >= missing:
+            yield Columns.concat([*waiting, part.slice(at, at + missing)])
+            at, waiting, missing = at + missing, [], batch_size
+        if at < len(part):
+            waiting.append(part.slice(at, len(part)))
+            missing -= len(part) - at
+    if waiting:
         yield Columns.concat(waiting)
 
 

@@ -7,14 +7,14 @@ Units: offsets are Kafka offsets; ts are ns UTC: receipt for the tape, the Tick 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 
-from schemas.arrow import TAPE_SCHEMA, to_table
+from schemas.arrow import TAPE_PARQUET, TAPE_SCHEMA, to_table
 from schemas.codec import DeadLetter, from_record, to_record
 from schemas.columns import Columns, Int64, starts_of
 from schemas.events import Kind
@@ -25,6 +25,8 @@ from schemas.vectors import Vectors, table_schema
 GROUP_ROWS_MAX = 65_536
 GROUP_NUMBERS_MAX = 4_194_304
 """Bounds of one Parquet row group: rows, and int64 numbers in their bodies (32 MiB)."""
+SMALL: Mapping[str, Any] = {"compression": "zstd"}
+"""How a Parquet writer is told to store what is read seldom."""
 
 LETTER_SCHEMA = pa.schema(
     [
@@ -62,6 +64,10 @@ class Rows(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
     @property
+    def parquet(self) -> Mapping[str, Any]:
+        """Codec and encodings, as options of a Parquet writer."""
+
+    @property
     def schema_name(self) -> str: ...
     @property
     def offset(self) -> Int64: ...
@@ -83,6 +89,7 @@ class TapeRows:
     columns: Columns
     topic = TAPE
     schema = TAPE_SCHEMA
+    parquet = TAPE_PARQUET
     schema_name = "tape.v1"
 
     @property
@@ -123,6 +130,7 @@ class VectorRows:
     partition: int
     offset: Int64
     vectors: Vectors
+    parquet = SMALL
 
     @property
     def topic(self) -> str:
@@ -167,6 +175,7 @@ class LetterRows:
     letters: tuple[DeadLetter, ...]
     topic = DEAD_LETTERS
     schema = LETTER_SCHEMA
+    parquet = SMALL
     schema_name = "dead-letters.v1"
 
     def slice(self, first: int, last: int) -> LetterRows:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,19 @@ def partition_folder(root: Path, topic: str, partition: int) -> Path:
     return root / f"topic={topic}" / f"partition={partition}"
 
 
-def publish(root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterable[pa.Table]) -> Segment:
-    """Write the Parquet file, then its sidecar; return the segment with size and hash. OSError leaves no segment."""
+def publish(
+    root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterable[pa.Table], options: Mapping[str, Any]
+) -> Segment:
+    """Write the Parquet file, then its sidecar; return the segment with size and hash. OSError leaves no segment.
+
+    `options` are those of a Parquet writer: codec and encodings.
+    """
     folder = partition_folder(root, segment.topic, segment.partition)
     _make_folder(folder)
     parquet, temporary = segment.file(root), folder / f"{segment.stem}.parquet{TEMPORARY}"
     sidecar = parquet.with_suffix(".json")
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as writer:
             for table in row_groups:
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         sync(temporary)

@@ -7,9 +7,9 @@ Units: as in `schemas.events`; a null is ABSENT.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,48 @@ from schemas.events import FIELDS, Event, Field, FieldType, Kind
 ABSENT = int(np.iinfo(np.int64).min)
 
 Int64 = NDArray[np.int64]
+
+
+class TextArray(Protocol):
+    """Texts in a form of their own, as an Arrow array is one."""
+
+    def __len__(self) -> int: ...
+    def to_pylist(self) -> list[str]: ...
+
+
+class Texts(Sequence[str]):
+    """Texts of several sources, one after another, made into Python strings when one is asked for first.
+
+    Hundreds of thousands of trade ids in an archive are nobody's input, and making strings takes longer than the rest.
+    """
+
+    __slots__ = ("_length", "_made", "_parts")
+
+    def __init__(self, parts: Sequence[Sequence[str] | TextArray]) -> None:
+        self._parts = parts
+        self._length = sum(map(len, parts))
+        self._made: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def _all(self) -> list[str]:
+        if self._made is None:
+            made: list[str] = []
+            for part in self._parts:
+                made.extend(part if isinstance(part, Sequence) else part.to_pylist())
+            self._made, self._parts = made, (made,)
+        return self._made
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +73,7 @@ class Columns:
 
     partition: int
     keys: list[str]
-    strings: list[str]
+    strings: Sequence[str]
     offset: Int64
     kind: NDArray[np.uint8]
     key: NDArray[np.int32]
@@ -66,23 +108,25 @@ class Columns:
         """One after another; all of one partition, at least one."""
         if len(parts) == 1:
             return parts[0]
-        keys, strings = _Interner(), _Interner()
-        key_parts, bodies, lengths = [], [], []
-        for part in parts:
+        keys, key_parts = _Interner(), []
+        bodies = [part.body[part.start[0] : part.start[-1]] for part in parts]
+        body, ends = np.concatenate(bodies), np.cumsum([len(each) for each in bodies]).tolist()
+        # Parts cut from the same columns share their strings; others follow one another, not looked at.
+        tables: dict[int, Sequence[str]] = {id(part.strings): part.strings for part in parts}
+        firsts = dict(zip(tables, starts_of(np.array(list(map(len, tables.values())))).tolist(), strict=False))
+        for part, here, end in zip(parts, bodies, ends, strict=True):
             key_map = np.array([keys(key) for key in part.keys], np.int32)
             key_parts.append(key_map[part.key] if len(part) else part.key)
-            body = part.body[part.start[0] : part.start[-1]].copy()
-            string_map = np.array([strings(text) for text in part.strings], np.int64)
-            texts = text_positions(part) - part.start[0]
-            if len(texts):
-                body[texts] = string_map[body[texts]]
-            bodies.append(body)
-            lengths.append(np.diff(part.start))
+            first = firsts[id(part.strings)]
+            if first:
+                body[text_positions(part) - part.start[0] + end - len(here)] += first
+        strings = Texts(list(tables.values())) if len(tables) > 1 else parts[0].strings
+        starts = starts_of(np.concatenate([np.diff(part.start) for part in parts]))
         return Columns(
-            parts[0].partition, keys.texts, strings.texts,
+            parts[0].partition, keys.texts, strings,
             np.concatenate([p.offset for p in parts]), np.concatenate([p.kind for p in parts]),
             np.concatenate(key_parts), np.concatenate([p.ts_event for p in parts]),
-            np.concatenate([p.ts_recv for p in parts]), starts_of(np.concatenate(lengths)), np.concatenate(bodies),
+            np.concatenate([p.ts_recv for p in parts]), starts, body,
         )  # fmt: skip
 
 
@@ -187,7 +231,7 @@ def from_events(partition: int, first_offset: int, events: Iterable[Event]) -> C
     return builder.columns()
 
 
-def _get_body(fields: tuple[Field, ...], values: list[int], strings: list[str]) -> dict[str, Any]:
+def _get_body(fields: tuple[Field, ...], values: list[int], strings: Sequence[str]) -> dict[str, Any]:
     body: dict[str, Any] = {}
     at = 0
     for name, type_, symbols in fields:

@@ -39,6 +39,7 @@ def test_take_keeps_the_marked_rows(stream: list[Event], data: st.DataObject) ->
     assert to_events(taken) == [event for event, kept in zip(stream, mask, strict=True) if kept]
 
 
+@settings(deadline=None)
 @given(streams, st.data())
 def test_arrow_holds_the_same_events(stream: list[Event], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(stream)))
