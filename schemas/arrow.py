@@ -261,7 +261,7 @@ def from_table(table: pa.Table, partition: int, keep: NDArray[np.bool_] | None =
     lengths = np.empty(len(kept), np.int64)
     for each, places in _by_kind(kind):
         column = _flat(table[each.name.lower()])
-        _check_nulls(each, len(places) if keep is None else np.count_nonzero(kinds == each), column)
+        _check_nulls(each, len(places) if keep is None else int(np.count_nonzero(kinds == each)), column)
         runs.append(_Run(each, kept[places], places, column, strings))
         runs[-1].measure(lengths)
     starts = starts_of(lengths)
