@@ -211,10 +211,12 @@ class _Run:
 
 
 def _check_nulls(kind: Kind, rows: int, column: pa.StructArray) -> None:
-    """Refuse a null in a field that always has a value; `rows` of the column are of its kind. Errors: ValueError."""
-    for field in FIELDS[kind]:
-        if field.type is not FieldType.OPTIONAL and column.field(field.name).null_count > len(column) - rows:
-            raise ValueError(f"{kind.name.lower()}.{field.name} is null in a row of its kind")
+    """Refuse a null in what always has a value; `rows` of the column are of its kind. Errors: ValueError."""
+    name = kind.name.lower()
+    fields = [field.name for field in FIELDS[kind] if field.type is not FieldType.OPTIONAL]
+    for part, values in [(name, column), *((f"{name}.{field}", column.field(field)) for field in fields)]:
+        if values.null_count > len(values) - rows:
+            raise ValueError(f"{part} is null in a row of its kind")
 
 
 def _longs(field: Field, values: pa.Array) -> Int64:

@@ -22,8 +22,9 @@ from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape, tick
 from replay.archive import live, staged
 from replay.audit import audit
 from replay.folder import IMPORT
-from replay.reader import ArchiveReader
+from replay.reader import ArchiveReader, row_groups
 from replay.rows import GROUP_NUMBERS_MAX, TapeRows, group_ends
+from replay.segments import publish
 from schemas.columns import Columns, from_events, to_events
 from schemas.errors import ArchiveHole, ArchiveMissing, CheckFailed, OnetapeError, SegmentTorn, UsageError
 from schemas.events import Event, Kind
@@ -75,6 +76,17 @@ def test_filters_keep_ticks_and_offsets(small: Path) -> None:
     assert to_events(kept) == to_events(whole.take(expected))
     assert kept.offset.tolist() == whole.offset[expected].tolist()
     assert stored(small, 1, first_offset=150, last_offset=420) == to_events(whole.slice(150, 421))
+
+
+def test_an_archive_stored_with_other_encodings_reads_the_same(small: Path) -> None:
+    """As archives were stored before: zstd, and dictionaries for every column."""
+    before = [stored(small, partition) for partition in (0, 1)]
+    old = {"compression": "zstd", "use_dictionary": True}
+    for segment in [each for partition in (0, 1) for each in ArchiveReader(small).segments(partition)]:
+        tables = list(row_groups(small, segment))
+        assert publish(small, segment, TapeRows.schema, tables, old).sha256 != segment.sha256
+    assert [stored(small, partition) for partition in (0, 1)] == before
+    assert audit(small).ok
 
 
 def test_live_writer_continues_and_skips_what_it_has(tmp_path: Path) -> None:

@@ -55,13 +55,14 @@ def test_items_come_in_order(count: int, depth: int) -> None:
     assert source.closed
 
 
-@pytest.mark.parametrize("error", [SegmentTorn("x", expected="a", was="b", action="c"), KeyboardInterrupt(), OSError(5)])
+@pytest.mark.parametrize(
+    "error", [SegmentTorn("x", expected="a", was="b", action="c"), KeyboardInterrupt(), OSError(5)]
+)
 @pytest.mark.parametrize("at", [0, 1, 7])
 def test_an_error_comes_in_its_place_as_it_is(error: BaseException, at: int) -> None:
-    got = []
+    got: list[int] = []
     with pytest.raises(type(error)) as raised:
-        for item in ahead(Source(9, error, at).items(), 3):
-            got.append(item)
+        got.extend(ahead(Source(9, error, at).items(), 3))
     assert got == list(range(at))
     assert raised.value is error
 
@@ -121,8 +122,7 @@ def test_a_torn_segment_is_met_in_its_place(small: Path, tmp_path: Path) -> None
     victim.file(path).write_bytes(content)
     read: list[Columns] = []
     with pytest.raises(SegmentTorn, match=victim.stem):
-        for batch in ArchiveReader(path).batches(1):
-            read.append(batch)
+        read.extend(ArchiveReader(path).batches(1))
     assert to_events(Columns.concat(read)) == to_events(part.slice(0, 300))
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tapes import KAFKA, archive_of, market, tape
+from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
 
 from replay.archive import live, staged
 from replay.audit import audit
 from replay.folder import IMPORT, hidden_segments
 from replay.reader import ArchiveReader
 from schemas.codec import DeadLetter
+from schemas.columns import to_events
 from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
@@ -161,3 +162,18 @@ def test_a_lost_sidecar_is_not_a_killed_writer(small: Path, position: int) -> No
         with staged(small, 2):
             assert not ready.exists()
         assert not sidecar.with_suffix(".parquet").exists()
+
+
+@pytest.mark.parametrize("bounds", [(0, 10_000), (250, 251), (333, 555)])
+@pytest.mark.parametrize("symbols", [INSTRUMENTS, INSTRUMENTS[:1], []])
+def test_rows_are_chosen_by_symbol_and_offset(tmp_path: Path, symbols: Sequence[str], bounds: tuple[int, int]) -> None:
+    whole = tape(market(3, 900, 3), 1)[0]
+    reader = ArchiveReader(archive_of(tmp_path / "archive", [whole], 1, 100))
+    keys = [whole.keys.index(each) for each in (*symbols, "*")]
+    low, high = bounds
+    expected = np.isin(whole.key, keys) & (whole.offset >= low) & (whole.offset <= high)
+    batches = list(reader.batches(0, symbols=symbols, first_offset=low, last_offset=high))
+    assert [event for batch in batches for event in to_events(batch)] == to_events(whole.take(expected))
+    assert all(len(batch) for batch in batches)
+    if not symbols:
+        assert all(len(batch.body) == len(batch) for batch in batches), "a Tick is one number, no book is decoded"
