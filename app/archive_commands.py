@@ -1,4 +1,4 @@
-"""Commands that make and check archives: `import`, `archive audit`.
+"""Commands that make and check archives: `import`, `archive audit`, `archive checkpoint`.
 
 Errors: those of the importer and the archive; a check that failed ends with exit code 1.
 """
@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, Json, group, show_checked
-from app.report import Report, facts, utc
+from app.options import Archive, Json, SetId, Threads, duration, group, show_checked, thread_count
+from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed, UsageError
 
-archives = group("Archives: prove that every offset is there exactly once.")
+archives = group("Archives: prove that every offset is there exactly once; lay checkpoints to replay from.")
 
 
 def import_(
@@ -82,3 +82,28 @@ def audit(archive: Archive, as_json: Json = False) -> None:
     )
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
+
+
+@archives.command()
+def checkpoint(
+    archive: Archive,
+    feature_set: SetId = "micro@1",
+    every: Annotated[str, typer.Option("--every", help="Distance in time of the tape: ms, s, m, h or d.")] = "1h",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Lay every symbol's state beside the archive, so that `replay --from` need not read what came before."""
+    from replay.laying import lay
+    from replay.reader import ArchiveReader
+    from schemas.feature_sets import load
+
+    report = Report(as_json)
+    with report.step(f"Laying checkpoints of {feature_set} beside {archive}") as advance:
+        laid = lay(
+            ArchiveReader(archive), load(feature_set), duration(every, "--every"), threads=thread_count(threads),
+            progress=shares(advance),
+        )  # fmt: skip
+    for line in laid.ignored:
+        report.say(f"  not used: {line}")
+    payload = laid.json()
+    report.result(payload, lambda console: show_checked(console, "Checkpoints", payload))

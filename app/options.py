@@ -6,6 +6,7 @@ Errors: UsageError for a value that is not what its option takes.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,17 @@ def group(text: str) -> typer.Typer:
     return typer.Typer(
         help=text, callback=show_help, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
     )
+
+
+def duration(text: str, option: str) -> int:
+    """ns of a duration as 500ms, 30s, 10m, 1h or 1d."""
+    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h|d)", text)
+    if match is None or not int(match[1]):
+        raise UsageError(
+            f"{option} {text} is no duration", expected="a number and ms, s, m, h or d", was=text,
+            action=f"write it as {option} 1h",
+        )  # fmt: skip
+    return int(match[1]) * {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}[match[2]] * 1_000_000
 
 
 def show_checked(console: Any, title: str, payload: dict[str, Any], *details: str) -> None:

@@ -25,6 +25,7 @@ def replay(
     to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
+    no_checkpoints: Annotated[bool, typer.Option("--no-checkpoints", help="Read from the beginning.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the features agent over an archive and write its vectors."""
@@ -42,15 +43,20 @@ def replay(
     with report.step(f"Replaying {archive}") as advance:
         result = run(
             reader, load(feature_set), batch_size=batch_size, threads=thread_count(threads), symbols=wanted,
-            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), progress=shares(advance),
+            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), with_checkpoints=not no_checkpoints,
+            progress=shares(advance),
         )  # fmt: skip
     seconds = time.monotonic() - begun
     write(result, reader, out)
+    for line in result.ignored:
+        report.say(f"  checkpoint not used: {line}")
     payload = {
         "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
         "events_per_second": round(result.events / max(seconds, 1e-9)), "out": str(out),
+        "from_checkpoint": {str(partition): offset for partition, offset in result.starts.items()} or None,
     }  # fmt: skip
-    report.result(payload, lambda console: console.print(facts(payload, "Replayed")))
+    shown = payload | {"from_checkpoint": ", ".join(f"{p}: offset {at}" for p, at in result.starts.items()) or None}
+    report.result(payload, lambda console: console.print(facts(shown, "Replayed")))
 
 
 def parity(

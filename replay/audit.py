@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from replay import checkpoints
 from replay import segments as files
 from replay.folder import PENDING, hidden_segments, read_head, topics
 from replay.reader import row_groups
@@ -24,12 +25,13 @@ class Audit:
     """Counts and findings; `holes` and `doubles` are {topic, partition, first, last}, offsets inclusive.
 
     `first` of a hole is None where what is missing is the beginning, `last` too where it is a whole tape partition.
-    `torn` names segments whose sidecar was lost as well.
+    `torn` names segments whose sidecar was lost as well. `checkpoints` are counted, not read: nothing depends on them.
     """
 
     partitions: int = 0
     segments: int = 0
     offsets: int = 0
+    checkpoints: int = 0
     holes: list[dict[str, Any]] = field(default_factory=list)
     doubles: list[dict[str, Any]] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Audit:
 
 def audit(path: Path) -> Audit:
     """Read every byte of every segment of an archive."""
-    head, report = read_head(path), Audit()
+    head, report = read_head(path), Audit(checkpoints=checkpoints.count(path))
     hidden = hidden_segments(path)
     report.unpublished.extend(sorted(hidden))
     if (path / PENDING).exists():

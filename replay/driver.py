@@ -2,12 +2,13 @@
 
 Input: an archive, a feature set, and optionally instruments and a span of time.
 Output: `Replayed` (vectors, count of records read, content hash), and files of it.
-State: in memory; every partition starts from nothing at its first archived record.
+State: in memory; every partition starts from nothing at its first archived record, or from a checkpoint.
 Units: times in ns UTC, spans half-open [from, to).
 Errors: those of `replay.reader`; UsageError for an output folder that is not empty.
 
-A vector depends on every record before it. So a replay of a span reads the tape from its beginning and gives only the
-vectors of the span; and a replay of some instruments reads every Tick and Activate.
+A vector depends on every record before it. So a replay of a span reads the tape from its beginning, or from the states
+of a checkpoint before the span, and gives only the vectors of the span; and a replay of some instruments reads every
+Tick and Activate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from agents.features import features_agent
 from agents.ports import States
 from replay import parallel
 from replay import segments as files
+from replay.checkpoints import Checkpoints, Start
 from replay.digest import code_digest, vectors_digest
 from replay.ports import Agent, Collector, MemoryStates, feed
 from replay.publication import disk_errors, new_folder, refuse_content
@@ -43,11 +45,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay gave. `vectors` are sorted by time and instrument; `events` counts the tape records read."""
+    """What a replay gave. `vectors` are sorted by time and instrument; `events` counts the tape records read.
+
+    `starts` names the offset of the checkpoint that each partition began with, where it did; `ignored` those it could
+    have but for being unfit.
+    """
 
     feature_set: FeatureSet
     vectors: Vectors
     events: int
+    starts: Mapping[int, int] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
 
     @property
     def content_hash(self) -> str:
@@ -65,6 +73,7 @@ def replay(
     from_ns: int | None = None,
     to_ns: int | None = None,
     last_offsets: Mapping[int, int] | None = None,
+    with_checkpoints: bool = False,
     progress: Progress | None = None,
     agent: Agent = features_agent,
 ) -> Replayed:
@@ -72,6 +81,7 @@ def replay(
 
     Neither `batch_size` (None: as stored) nor `threads` changes a bit. `last_offsets` ends each partition named in it
     at that offset (a partition not named is left out), as if the archive had been written no further.
+    `with_checkpoints` begins with the newest states before `from_ns` that are laid beside the archive, if any.
     """
     if symbols is not None and not symbols:
         raise UsageError(
@@ -84,20 +94,40 @@ def replay(
         )  # fmt: skip
     archive.check_symbols(symbols or ())
     ends = last_offsets if last_offsets is not None else dict.fromkeys(archive.partitions())
-    counter = _Counter(sum(segment.rows for p in ends for segment in archive.segments(p)), progress)
+    checkpoints = Checkpoints(archive, feature_set) if with_checkpoints and from_ns is not None else None
+    starts = {
+        partition: start for partition, last in ends.items() if checkpoints is not None
+        for start in [checkpoints.newest(partition, before_ns=from_ns, last_offset=last)] if start is not None
+    }  # fmt: skip
+    segments = [segment for partition in ends for segment in archive.segments(partition)]
+    left = [each.last_offset - max(each.first_offset - 1, offset_of(starts.get(each.partition))) for each in segments]
+    counter = Counter(sum(rows for rows in left if rows > 0), progress)
     parts = []
-    for partition, last_offset in ends.items():
+    for partition, last in ends.items():
+        start = starts.get(partition)
+        blobs = {} if start is None else {k: b for k, b in start.blobs.items() if symbols is None or k in symbols}
+        rows = archive.batches(
+            partition, batch_size, symbols=symbols, first_offset=offset_of(start) + 1, last_offset=last
+        )
         # Closed, and so the thread that reads ahead ended, whatever happens.
-        with closing(archive.batches(partition, batch_size, symbols=symbols, last_offset=last_offset)) as batches:
+        with closing(rows) as batches:
             wanted = counter.over(before(batches, to_ns))
             if threads == 1:
-                parts.append(run(wanted, feature_set, MemoryStates(), agent=agent))
+                parts.append(run(wanted, feature_set, MemoryStates(blobs), agent=agent))
             else:
-                parts.append(parallel.run(((each, False) for each in wanted), feature_set, threads, agent=agent))
+                marked = ((each, False) for each in wanted)
+                parts.append(parallel.run(marked, feature_set, threads, blobs=blobs, agent=agent))
     vectors = (Vectors.concat(parts) if parts else Vectors.empty(feature_set)).sorted()
     if from_ns is not None:
         vectors = vectors.select(vectors.time >= from_ns)
-    return Replayed(feature_set, vectors, counter.done)
+    begun = {partition: start.offset for partition, start in starts.items()}
+    ignored = [] if checkpoints is None else checkpoints.ignored + ([] if starts else checkpoints.of_other_code())
+    return Replayed(feature_set, vectors, counter.done, begun, ignored)
+
+
+def offset_of(start: Start | None) -> int:
+    """Offset behind which a partition is read, -1 from the beginning."""
+    return -1 if start is None else start.offset
 
 
 def run(
@@ -132,12 +162,15 @@ def before(batches: Iterable[Columns], to_ns: int | None) -> Iterator[Columns]:
 
 
 @dataclass(slots=True)
-class _Counter:
+class Counter:
+    """Counts the records that pass, and tells."""
+
     total: int
     progress: Progress | None
     done: int = 0
 
     def over(self, batches: Iterable[Columns]) -> Iterator[Columns]:
+        """The batches, each counted once the next is asked for."""
         for columns in batches:
             yield columns
             self.done += len(columns)

@@ -38,13 +38,17 @@ def run(
     *,
     blobs: Mapping[str, bytes] | None = None,
     saved: Saved | None = None,
+    keeps: bool = True,
     agent: Agent = features_agent,
 ) -> Vectors:
-    """Run the agent over batches, each with whether it ends an epoch, in `threads` threads from the states `blobs`."""
+    """Run the agent over batches, each with whether it ends an epoch, in `threads` threads from the states `blobs`.
+
+    `keeps` False drops the vectors, for a run that is about the states.
+    """
     shares, line = _Shares(threads), _Line(threads)
     shares.spread({key: len(blob) for key, blob in (blobs or {}).items()})
     epochs = _Epochs(threads, saved)
-    collectors = [Collector() for _ in range(threads)]
+    collectors = [Collector(keeps=keeps) for _ in range(threads)]
 
     def work(thread: int) -> None:
         owns = shares.owns(thread)

@@ -58,13 +58,15 @@ class MemoryStates:
 
 @dataclass(slots=True)
 class Collector:
-    """Collects what the agent emits."""
+    """Collects what the agent emits, or drops it where nobody asks for it."""
 
     parts: list[Vectors] = field(default_factory=list)
+    keeps: bool = True
 
     async def __call__(self, vectors: Vectors) -> None:
-        """Keep them."""
-        self.parts.append(vectors)
+        """Take them."""
+        if self.keeps:
+            self.parts.append(vectors)
 
     def vectors(self, feature_set: FeatureSet) -> Vectors:
         """All of them, in the order they were emitted."""
