@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import result
 from streams import stream
 from tapes import INSTRUMENTS, archive_of, market, tape
 
@@ -221,6 +222,20 @@ def test_nearer_than_ticks_and_twice_at_once_are_refused(path: Path) -> None:
         lay(archive, SET, 1000)
     with Checkpoints(archive, SET).laying(), pytest.raises(UsageError, match=r"another process is writing.*Action"):
         lay(archive, SET, EVERY_NS)
+
+
+def test_the_command_line_says_where_it_began(path: Path, tmp_path: Path) -> None:
+    told = result("archive", "checkpoint", "--archive", path, "--feature-set", SET.id, "--every", "1h")
+    assert told["laid"] == 0
+    assert set(told["continued"]) == {"0", "1"}
+    from_ns = laid(path)[-1].tick + 10**9
+    some = ("replay", "--archive", path, "--feature-set", SET.id, "--from", str(from_ns), "--threads", "2", "--out")
+    began = result(*some, tmp_path / "began")
+    whole = result(*some, tmp_path / "whole", "--no-checkpoints")
+    assert whole["from_checkpoint"] is None
+    assert set(began["from_checkpoint"]) == {"0", "1"}
+    assert began["events"] < whole["events"]
+    assert began["content_hash"] == whole["content_hash"]
 
 
 def test_what_is_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
