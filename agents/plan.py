@@ -9,14 +9,16 @@ Errors: UsageError for a name that is no feature, with near matches.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
 
 from agents import catalogue, micro
 from agents.catalogue import By
+from agents.own.native import OwnFeature, own_features
 from schemas.columns import Int64
 from schemas.errors import UsageError
 from schemas.feature_sets import PLAIN, FeatureSet, Policy
@@ -52,7 +54,7 @@ class Plan:
         """Levels of a side that some column reads."""
         self._columns: list[list[int]] = []
         self._names: dict[str, int] = {}
-        self._addresses: dict[str, int] = {}
+        self._own: dict[str, OwnFeature] = {}
         self._about: list[object] = []
         sets = [self._add(feature_set) for feature_set in self.feature_sets]
         self.sets: Int64 = np.array(sets, np.int64).reshape(-1, SET_SIZE)
@@ -64,7 +66,7 @@ class Plan:
     def _add(self, feature_set: FeatureSet) -> list[int]:
         first = len(self._columns)
         self._names.clear()
-        self._addresses = _own_addresses(feature_set)
+        self._own = own_features(feature_set.own)
         self._feature_set = feature_set
         for name in feature_set.features:
             self._column(name)
@@ -81,8 +83,8 @@ class Plan:
         column[OUTPUT] = HIDDEN
         score = _ZSCORE.fullmatch(name)
         found = catalogue.find(name)
-        if name in self._addresses:
-            column[NUMBER], column[ARGUMENT] = OWN, self._addresses[name]
+        if name in self._own:
+            column[NUMBER], column[ARGUMENT] = OWN, self._own[name].address
             self.depth = DEPTH_MAX
         elif found is not None:
             column[NUMBER], column[ARGUMENT] = found.family.number, found.argument
@@ -91,7 +93,7 @@ class Plan:
             column[NUMBER], column[SOURCE], column[LENGTH] = ZSCORE, self._column(score[1]), int(score[2])
             column[MEMORY] = self._remember(name, "zscore", column[LENGTH] + 1)
         else:
-            raise _unknown(self._feature_set, name)
+            raise _unknown(self._feature_set, name, self._own)
         policy = self._feature_set.policies.get(name, PLAIN)
         self._apply(column, name, policy)
         self._names[name] = len(self._columns)
@@ -109,18 +111,16 @@ class Plan:
 
     def _remember(self, name: str, purpose: str, places: int) -> int:
         """The first of so many places behind the row's own."""
-        self._about.append((self._feature_set.id, self._feature_set.cadence_ms, name, purpose, places))
+        about = self._feature_set
+        texts = [file.text for file in about.own]
+        self._about.append((about.id, about.cadence_ms, name, purpose, places, *texts))
         place = at.ROW_SIZE + self.memory
         self.memory += places
         return place
 
 
-def _own_addresses(feature_set: FeatureSet) -> dict[str, int]:
-    return {}
-
-
-def _unknown(feature_set: FeatureSet, name: str) -> UsageError:
-    near = catalogue.near(name)
+def _unknown(feature_set: FeatureSet, name: str, own: Iterable[str]) -> UsageError:
+    near = [*difflib.get_close_matches(name, own, 3, 0.5), *catalogue.near(name)]
     return UsageError(
         f"feature set {feature_set.id} names {name}, which is no feature",
         expected=f"for example {', '.join(near)}" if near else "a feature of docs/features.md, or one of own_features",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -52,6 +52,13 @@ class Policy:
 PLAIN: Final = Policy()
 
 
+class OwnFile(NamedTuple):
+    """A user's file of features as it was when the set was loaded: editing the file changes no set that runs."""
+
+    path: Path
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
     """A published version: its columns never change. `own` are the files its user's features are looked up in."""
@@ -61,7 +68,7 @@ class FeatureSet:
     cadence_ms: int
     features: tuple[str, ...]
     policies: Mapping[str, Policy] = field(default_factory=dict, hash=False)
-    own: tuple[Path, ...] = ()
+    own: tuple[OwnFile, ...] = ()
 
     @property
     def id(self) -> str:
@@ -77,8 +84,8 @@ class FeatureSet:
         """Hash of the definition, the user's own files included: what two sets of one id must share."""
         about = [self.id, self.cadence_ms, self.features, sorted(self.policies.items())]
         digest = hashlib.sha256(repr(about).encode())
-        for path in self.own:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for _, text in self.own:
+            digest.update(hashlib.sha256(text.encode()).digest())
         return digest.hexdigest()
 
 
@@ -161,11 +168,14 @@ def _list(file: str, stored: dict[str, Any], key: str) -> list[Any]:
     return found
 
 
-def _own(file: str, name: object, folder: Path | None) -> Path:
+def _own(file: str, name: object, folder: Path | None) -> OwnFile:
     path = (folder or Path()) / str(name)
     if folder is None or not isinstance(name, str) or path.suffix != ".py" or not path.is_file():
         raise _malformed(file, "own_features", "Python files beside the YAML file", name)
-    return path.resolve()
+    try:
+        return OwnFile(path.resolve(), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _malformed(file, "own_features", "Python files in UTF-8", f"{name}: {error}") from None
 
 
 def _columns(file: str, stored: dict[str, Any]) -> Iterator[tuple[str, Policy]]:
