@@ -24,6 +24,7 @@ def check(path: Path, text: str) -> Module:
     """The file's functions and numbers. Errors: UsageError for the first thing that may not be there."""
     module = Module(path, text.splitlines())
     try:
+        compile(text, path.name, "exec", dont_inherit=True)  # finds what parsing alone lets pass
         tree = ast.parse(text)
         for node in tree.body:
             _statement(module, node)

@@ -27,7 +27,7 @@ import schemas
 import tables
 from agents import catalogue
 from agents.own.file import check
-from agents.own.module import Checked, Module
+from agents.own.module import Module
 from agents.packing import pointer_to_ints
 from agents.view import VIEW
 from schemas.errors import UsageError
@@ -42,11 +42,11 @@ _SIGNATURE = types.float64(types.int64)
 _LOCK = Lock()
 
 _ENTRY = """
-def entry_of(digest):
-    def {name}_at(address):
+def entry(digest):
+    def {name}(address):
         _ = digest
-        return float({name}(carray(pointer_to_ints(address), (row_size,))))
-    return {name}_at
+        return 1.0 * feature(carray(pointer_to_ints(address), (row_size,)))
+    return {name}
 """
 """numba's cache watches the file that the code is of; the digest makes it watch all that is compiled into the code."""
 
@@ -54,11 +54,12 @@ def entry_of(digest):
 class OwnFeature:
     """One decorated function of a user's file."""
 
-    def __init__(self, name: str, checked: Checked, module: Module, scope: dict[str, Any], digest: int) -> None:
+    def __init__(self, name: str, module: Module, function: Any, digest: int) -> None:
+        checked = module.functions[name]
         self.name, self.unit, self.source, self.formula = name, checked.unit, checked.source, checked.formula
         self.inputs, self.look_back_ns = tuple(sorted(checked.inputs)), checked.look_back_ns
         self.where = module.where(checked.node.lineno)
-        self._module, self._line, self._scope, self._digest = module, checked.node.lineno, scope, digest
+        self._module, self._line, self._function, self._digest = module, checked.node.lineno, function, digest
         self._native: Any = None
 
     @property
@@ -71,9 +72,11 @@ class OwnFeature:
         return address
 
     def _compiled(self) -> Any:
-        scope = self._scope
+        # numba's cache wants code to be of a module that can be imported.
+        scope = {"__name__": __name__, "feature": self._function, "carray": _carray, "row_size": at.ROW_SIZE}
+        scope["pointer_to_ints"] = pointer_to_ints
         exec(_moved(_ENTRY.format(name=self.name), self._module.path, self._line), scope)
-        entry = scope["entry_of"](self._digest)
+        entry = scope["entry"](self._digest)
         try:
             try:
                 return _cfunc(_SIGNATURE, cache=True, error_model="numpy")(entry)
@@ -94,6 +97,12 @@ class OwnFeature:
             expected="numbers, each name of one type all through", was=sentence[:200].rstrip(".,: "),
             action="correct the function",
         )  # fmt: skip
+
+
+@inner
+def _as_float(x: float) -> float:
+    """What numba's own `float` does, and for a bool, too."""
+    return 1.0 * x
 
 
 def own_features(files: Sequence[OwnFile]) -> dict[str, OwnFeature]:
@@ -123,16 +132,13 @@ def _features(file: OwnFile) -> dict[str, OwnFeature]:
     for name in names:
         _check_name(module, name)
     scope: dict[str, Any] = {name: VIEW[name].function for name in module.imported if name in VIEW}
-    scope |= module.numbers
-    scope |= {"math": math, "carray": _carray, "pointer_to_ints": pointer_to_ints, "row_size": at.ROW_SIZE}
-    # numba's cache wants code to be of a module that can be imported.
-    scope |= {"__builtins__": {"float": float}, "__name__": __name__}
+    scope |= module.numbers | {"math": math, "float": _as_float, "__name__": __name__, "__builtins__": {}}
     body: list[ast.stmt] = [checked.node for checked in module.functions.values()]
     exec(compile(ast.Module(body, []), str(file.path), "exec"), scope)
     for name in module.functions:
         scope[name] = inner(scope[name])
     digest = int.from_bytes(blake2b(file.text.encode() + _sources(), digest_size=7).digest(), "big")
-    return {name: OwnFeature(name, module.functions[name], module, scope, digest) for name in names}
+    return {name: OwnFeature(name, module, scope[name], digest) for name in names}
 
 
 def _check_name(module: Module, name: str) -> None:
@@ -146,8 +152,13 @@ def _check_name(module: Module, name: str) -> None:
 
 
 def _moved(source: str, path: Path, line: int) -> CodeType:
-    """Compiled as if it stood in a file at a line: numba keeps the code of a file beside it, by name and line."""
-    return compile(ast.increment_lineno(ast.parse(source), line - 1), str(path), "exec")
+    """Compiled as if it stood in one line of a file: numba keeps the code of a file beside it, by name and line."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if hasattr(node, "lineno"):
+            node.lineno = node.end_lineno = line
+            node.col_offset = node.end_col_offset = 0
+    return compile(tree, str(path), "exec")
 
 
 @cache
