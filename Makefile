@@ -15,7 +15,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test parity lint format kafka lock clean
+.PHONY: help setup demo test parity lint format docs kafka lock clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -71,6 +71,9 @@ lint: setup ## Check style and types only
 format: setup ## Rewrite the sources in the agreed style
 	@$(PY) -m ruff check --quiet --fix-only .
 	@$(PY) -m ruff format .
+
+docs: setup ## Write docs/features.md anew from the catalogue
+	@$(PY) -m agents.documentation
 
 kafka: setup ## Run a real Apache Kafka in the foreground (needs Java 17 and Maven)
 	@$(PY) tests/kafka_broker.py

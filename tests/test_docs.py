@@ -7,10 +7,13 @@ from pathlib import Path
 
 import typer.main
 
-from agents.catalogue import CATALOGUE
+from agents import documentation
+from agents.catalogue import FAMILIES
+from agents.plan import Plan
 from app.cli import cli
 from app.config import Settings, variable
-from tables.layout import WINDOWS_S
+from schemas.feature_sets import load
+from schemas.vectors import Quality
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -38,14 +41,21 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert told == [(variable(n), str(f.default), f.description) for n, f in Settings.model_fields.items()]
 
 
-def test_every_feature_is_documented() -> None:
-    told = set()
-    numbers = {"bid_depth_N": (5, 10, 20), "ask_depth_N": (5, 10, 20), "queue_imbalance_N": (1, 5, 10)}
-    for name in re.findall(r"`([a-z_]+(?:_[WN])?)`", text("features.md").split("## Quality")[0]):
-        if name.endswith("_W"):
-            told |= {f"{name[:-1]}{seconds}s" for seconds in WINDOWS_S}
-        elif name in numbers:
-            told |= {f"{name[:-1]}{n}" for n in numbers[name]}
-        else:
-            told.add(name)
-    assert {feature.name for feature in CATALOGUE} <= told
+def test_the_catalogue_page_is_the_catalogue() -> None:
+    assert documentation.page() == text("features.md"), "Remedy: make docs"
+
+
+def test_every_group_and_flag_is_on_the_catalogue_page() -> None:
+    page = documentation.page()
+    named = set(re.findall(r"^\| `(\w+?)(?:_[WN])?` \|", page, re.MULTILINE))
+    assert named == set(FAMILIES)
+    told = {flag for family in FAMILIES.values() for flag in documentation.flags_of(family)}
+    assert told < set(documentation.MEANINGS)
+    assert all(flag.name in page for flag in Quality if flag.name)
+
+
+def test_the_feature_set_on_the_catalogue_page_loads(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", text("features.md"), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(shown, encoding="utf-8")
+    assert len(Plan([load(str(path))]).columns) == 8

@@ -297,7 +297,7 @@ BEYOND = {
     "half a level": "return bid_size(state, 1.5)",
     "too many arguments": "return mid_price(state, 1)",
     "a variable without a value": "if mid_price(state) > 1:\n        x = 1.0\n    return x",
-    "a loop that may end first": "for i in range(3):\n        if i < 1:\n            break\n        x = 1.0\n    return x",
+    "a loop that may end first": "for i in range(3):\n        if i:\n            break\n        x = 1.0\n    return x",
     "a way without a value": "if mid_price(state) > 1:\n        return 1.0",
     "a view function's name": "spread = 1.0\n    return spread",
     "a huge number": "return 1 << 2 if 99999999999999999999 else 1",

@@ -154,10 +154,9 @@ def _check_name(module: Module, name: str) -> None:
 def _moved(source: str, path: Path, line: int) -> CodeType:
     """Compiled as if it stood in one line of a file: numba keeps the code of a file beside it, by name and line."""
     tree = ast.parse(source)
+    place = ast.Pass(lineno=line, end_lineno=line, col_offset=0, end_col_offset=0)
     for node in ast.walk(tree):
-        if hasattr(node, "lineno"):
-            node.lineno = node.end_lineno = line
-            node.col_offset = node.end_col_offset = 0
+        ast.copy_location(node, place)
     return compile(tree, str(path), "exec")
 
 
