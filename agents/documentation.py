@@ -80,8 +80,8 @@ features:
   null, this one included; N from 2 to 3600.
 - `missing: null` leaves a null; `forward_fill(5s)` repeats the last value while it is no older, and the flags stay;
   `skip_row` gives no vector of that instrument at that Tick.
-- `outliers: clip(K, N)` bounds a value to K standard deviations around the mean of the N values before it, with a flag; N
-  from 2 to 3600.
+- `outliers: clip(K, N)` bounds a value to K standard deviations around the mean of the N values before it, and flags
+  it; N from 2 to 3600.
 """
 
 
@@ -154,7 +154,7 @@ def _flags() -> str:
     rows = [f"| {flag.value} | {flag.name} | {meaning} |" for flag, meaning in MEANINGS.items()]
     others = ", ".join(flag.name or "" for flag in Quality if flag not in MEANINGS)
     return "\n".join([
-        "\n## Quality flags\n", "`quality` is a bit mask: what holds for the whole vector and what its columns say.", "",
+        "\n## Quality flags\n", "`quality` is a bit mask of what holds for the whole vector and for its columns.", "",
         "| bit | flag | meaning |", "|---|---|---|", *rows, "",
         f"{others} belong to features of bars and news, which no published set has.", "",
     ])  # fmt: skip
