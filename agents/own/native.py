@@ -1,4 +1,4 @@
-"""Features of a user's own as native code: `double f(int64 row_address)`, which the kernel calls by its address.
+"""Features of a user's own as native code: `double f(int64 *row)`, which the kernel calls by its address.
 
 Output: `OwnFeature` by name, of every function that a set's own files declare; compiled when its address is asked for.
 State: machine code, kept as long as the process; on disk in `__pycache__` beside the user's file, like Python's own.
@@ -28,24 +28,21 @@ import tables
 from agents import catalogue
 from agents.own.file import check
 from agents.own.module import Module
-from agents.packing import pointer_to_ints
 from agents.view import VIEW
 from schemas.errors import UsageError
 from schemas.feature_sets import OwnFile
-from tables import layout as at
 from tables.compiled import inner
 
-# numba's type hints leave them out.
-_carray: Any = numba.carray  # type: ignore[attr-defined]
+# numba's type hints mistake both.
 _cfunc: Any = numba.cfunc
-_SIGNATURE = types.float64(types.int64)
+_SIGNATURE: Any = types.float64(types.CPointer(types.int64))  # type: ignore[no-untyped-call]
 _LOCK = Lock()
 
 _ENTRY = """
 def entry(digest):
-    def {name}(address):
+    def {name}(row):
         _ = digest
-        return 1.0 * feature(carray(pointer_to_ints(address), (row_size,)))
+        return 1.0 * feature(row)
     return {name}
 """
 """numba's cache watches the file that the code is of; the digest makes it watch all that is compiled into the code."""
@@ -73,8 +70,7 @@ class OwnFeature:
 
     def _compiled(self) -> Any:
         # numba's cache wants code to be of a module that can be imported.
-        scope = {"__name__": __name__, "feature": self._function, "carray": _carray, "row_size": at.ROW_SIZE}
-        scope["pointer_to_ints"] = pointer_to_ints
+        scope: dict[str, Any] = {"__name__": __name__, "feature": self._function}
         exec(_moved(_ENTRY.format(name=self.name), self._module.path, self._line), scope)
         entry = scope["entry"](self._digest)
         try:
