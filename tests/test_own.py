@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import numpy as np
 from commandline import result
-from own_files import HEAD, own_file
+from own_files import HEAD, OWN_FEATURES, own_file, own_set
 from streams import stream
 from tapes import archive_of, market, tape
 
@@ -250,40 +250,9 @@ def twice(state: State) -> float:
 # With everything else
 
 
-MINE = (
-    HEAD
-    + """
-@feature()
-def mine(state):
-    return spread(state) * queue_imbalance(state, 5) + order_flow_imbalance(state, 1)
-
-@feature()
-def other(state):
-    return mine(state) / volume(state, 1)
-"""
-)
-SET = """
-name: own
-version: 3
-cadence_ms: 200
-own_features: [mine.py]
-features:
-  - mine: {missing: forward_fill(2s)}
-  - other: {outliers: "clip(2, 20)"}
-  - zscore(mine, 10)
-  - mid_price
-"""
-
-
-def set_of(folder: Path) -> FeatureSet:
-    own_file(folder, MINE)
-    (folder / "mine.yaml").write_text(SET, encoding="utf-8")
-    return load(str(folder / "mine.yaml"))
-
-
 def test_own_features_do_not_leak_and_restart(tmp_path: Path) -> None:
     """With policies and z-scores: no cut, restored state or batch split shows."""
-    feature_set = set_of(tmp_path)
+    feature_set = load(str(own_set(tmp_path)))
     archive = ArchiveReader(archive_of(tmp_path / "tape", tape(market(9, 2000, 12))))
     whole = replay(archive, feature_set)
     assert (np.isfinite(whole.vectors.values).sum(axis=0) > 50).all()
@@ -294,9 +263,9 @@ def test_own_features_do_not_leak_and_restart(tmp_path: Path) -> None:
 
 def test_an_edited_file_is_another_set(tmp_path: Path) -> None:
     """A set that runs keeps the text it was loaded with; stored memory of other text is refused."""
-    before = set_of(tmp_path)
+    before = load(str(own_set(tmp_path)))
     first = Engine([before], 0).apply(EVENTS)[0]
-    own_file(tmp_path, MINE.replace("queue_imbalance(state, 5)", "queue_imbalance(state, 1)"))
+    own_file(tmp_path, OWN_FEATURES.replace("queue_imbalance(state, 5)", "queue_imbalance(state, 1)"))
     after = load(str(tmp_path / "mine.yaml"))
     assert before.digest() != after.digest()
     assert Engine([before], 0).plan.hash != Engine([after], 0).plan.hash
@@ -305,7 +274,7 @@ def test_an_edited_file_is_another_set(tmp_path: Path) -> None:
 
 
 def test_the_users_module_is_never_imported(tmp_path: Path) -> None:
-    vectors_of(tmp_path, MINE, "mine")
+    vectors_of(tmp_path, OWN_FEATURES, "mine")
     assert "mine" not in sys.modules
 
 

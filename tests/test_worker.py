@@ -16,6 +16,7 @@ import live_worker as run
 import pytest
 import redis
 import tapes
+from own_files import own_set
 
 from app.config import Settings, load_settings
 from app.embedded import EmbeddedBroker, EmbeddedRedis
@@ -128,6 +129,20 @@ def test_all_three_agents_in_one_worker(embedded: Place) -> None:
         wait_done(settings, worker, ends, ROLES)
         assert worker.stop() < 10
     assert_latest(settings, run.oracle(settings, raw))
+    assert_archived(settings, ends)
+
+
+def test_features_of_ones_own_run_live(embedded: Place, tmp_path: Path) -> None:
+    """What a worker emits of a set with a user's file is what one batch gives, and what its archive's replay gives."""
+    settings = embedded.settings(feature_set=str(own_set(tmp_path)))
+    raw = market(settings, 5_000)
+    ends = [len(rows) for rows in raw]
+    expected = run.oracle(settings, raw)
+    with run.Worker(settings, ["features", "archive"]) as worker:
+        run.publish(settings, raw)
+        wait_done(settings, worker, ends, ["archive"])
+        assert worker.stop() < 10
+    assert run.outcome(settings).vectors == expected.vectors
     assert_archived(settings, ends)
 
 
