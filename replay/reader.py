@@ -216,9 +216,9 @@ def _groups(
             first, end = end, end + about.num_rows
             if end <= low or first > high:
                 continue
-            if about.total_byte_size > GROUP_BYTES_MAX:
-                expected = f"row groups under {GROUP_BYTES_MAX} bytes"
-                raise torn(root, segment, expected, f"{about.total_byte_size} bytes")
+            size = _expanded(about)
+            if size > GROUP_BYTES_MAX:
+                raise torn(root, segment, f"row groups under {GROUP_BYTES_MAX} bytes", f"{size} bytes")
             try:
                 part = read(parquet, i, np.arange(first, end))
             except _OtherOffsets:
@@ -226,6 +226,12 @@ def _groups(
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                 raise torn(root, segment, f"a readable row group {i}", str(error)) from None
             yield part
+
+
+def _expanded(about: pq.RowGroupMetaData) -> int:
+    """Bytes a row group may take in memory: encoded ones, or 8 for every value, where many are encoded as one."""
+    values: int = sum(about.column(column).num_values for column in range(about.num_columns))
+    return max(int(about.total_byte_size), 8 * values)
 
 
 class _OtherOffsets(Exception):

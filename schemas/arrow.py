@@ -234,7 +234,7 @@ def kinds_of(table: pa.Table) -> NDArray[np.uint8]:
 
 def kind_columns(kinds: NDArray[np.uint8]) -> list[str]:
     """Names of the columns that hold the bodies of these kinds."""
-    return [kind.name.lower() for kind, _ in _by_kind(kinds)]
+    return [kind.name.lower() for kind in Kind if (kinds == kind).any()]
 
 
 def _by_kind(kinds: NDArray[np.uint8]) -> Iterator[tuple[Kind, Int64]]:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
 
 from replay.archive import live, staged
 from replay.audit import audit
 from replay.folder import IMPORT, hidden_segments
-from replay.reader import ArchiveReader
+from replay.reader import ArchiveReader, row_groups
 from schemas.codec import DeadLetter
 from schemas.columns import to_events
-from schemas.errors import ArchiveHole, UsageError
+from schemas.errors import ArchiveHole, SegmentTorn, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
@@ -177,3 +178,14 @@ def test_rows_are_chosen_by_symbol_and_offset(tmp_path: Path, symbols: Sequence[
     assert all(len(batch) for batch in batches)
     if not symbols:
         assert all(len(batch.body) == len(batch) for batch in batches), "a Tick is one number, no book is decoded"
+
+
+def test_a_row_group_that_would_expand_beyond_bounds_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little of the file it takes: a column of equal steps is stored in a few bytes."""
+    segment = ArchiveReader(small).segments(1)[0]
+    with pq.ParquetFile(segment.file(small)) as parquet:
+        encoded = parquet.metadata.row_group(0).total_byte_size
+    monkeypatch.setattr("replay.reader.GROUP_BYTES_MAX", encoded + 1)
+    for read in (row_groups(small, segment), ArchiveReader(small).batches(1)):
+        with pytest.raises(SegmentTorn, match=f"row groups under {encoded + 1} bytes"):
+            next(read)
