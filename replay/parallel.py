@@ -17,6 +17,7 @@ from threading import Condition, Lock, Thread
 import numpy as np
 
 from agents.features import features_agent
+from agents.plan import Plan
 from replay.ports import Agent, Collector, Owns, feed
 from schemas.columns import Columns
 from schemas.feature_sets import FeatureSet
@@ -45,6 +46,8 @@ def run(
 
     `keeps` False drops the vectors, for a run that is about the states.
     """
+    # A set's own features are compiled here, once: the threads find them done.
+    Plan([feature_set])
     shares, line = _Shares(threads), _Line(threads)
     shares.spread({key: len(blob) for key, blob in (blobs or {}).items()})
     epochs = _Epochs(threads, saved)

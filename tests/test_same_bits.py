@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from own_files import OWN_FEATURES, own_file
 from streams import stream
 from tapes import archive_of
 
@@ -23,14 +24,17 @@ from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = """
+TIGHT = """
 name: tight
 version: 1
 cadence_ms: 200
 windows: [300ms, 2s, 45s]
 depths: [1, 7]
 missing: forward_fill(3s)
+own_features: [mine.py]
 features:
+  - mine
+  - zscore(mine, 10)
   - mid_price: {outliers: "clip(2.5, 20)"}
   - zscore(mid_price, 12)
   - log_return_{window}
@@ -44,7 +48,7 @@ features:
   - day_of_week_cos
   - spread: {missing: skip_row}
 """
-"""Features whose values pass through roots, logarithms, sines and long sums."""
+"""Features whose values pass through roots, logarithms, sines, long sums and code of the user's own."""
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -62,7 +66,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of a faulty stream of four symbols, and a feature set of one's own."""
     made = tmp_path_factory.mktemp("same bits")
     archive_of(made / "archive", [from_events(0, 0, stream(70, seconds=66.0, rate=25.0))], 1, 900)
-    (made / "tight.yaml").write_text(OWN)
+    own_file(made, OWN_FEATURES)
+    (made / "tight.yaml").write_text(TIGHT)
     return made
 
 
