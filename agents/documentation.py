@@ -43,9 +43,10 @@ MEANINGS = {
 
 HEAD = """# Features
 
-Generated from the code by `make docs`. Any of these can be a column of a feature set. The published set `{id}` has
-one vector per instrument every {cadence}, with the windows and depths named in the last column. A feature that is not
-here can be written in a few lines: [a feature of your own](own-features.md).
+Generated from the code by `make docs`. Any of these can be a column of a [feature set](feature-sets.md), and so can a
+z-score of any of them. The published set `{id}` has one vector per instrument every {cadence}, with the windows and
+depths named in the last column. What is not here can be written in a few lines:
+[a feature of your own](own-features.md).
 
 - T is the Tick a vector is of. `_W` is a window, the half-open interval [T - W, T): a multiple of 100 ms up to 60 s,
   written `_500ms` or `_15s`. A feature without a window looks at the state at T. `_N` is the best N levels of a side, 1
@@ -56,41 +57,13 @@ here can be written in a few lines: [a feature of your own](own-features.md).
 - Integers until the last formula, then IEEE operations in one fixed order: the same bits on every machine.
 """
 
-SETS = """
-## In a feature set
-
-A set is a YAML file; a set of your own is named by its path wherever a command takes `--feature-set`.
-
-```yaml
-name: mine
-version: 1                      # a published version never changes
-cadence_ms: 500                 # any multiple of 100
-windows: [500ms, 10s]           # what {window} and {depth} stand for
-depths: [1, 25]
-missing: null                   # of every column that says nothing else
-features:
-  - mid_price
-  - vwap_{window}
-  - queue_imbalance_{depth}
-  - zscore(spread_bps, 60): {missing: forward_fill(5s)}
-  - volume_10s: {missing: skip_row, outliers: "clip(4, 300)"}
-```
-
-- `zscore(F, N)`, column `zscore_F_N`: (value - mean) / standard deviation (ddof 1) of F's last N values that are not
-  null, this one included; N from 2 to 3600.
-- `missing: null` leaves a null; `forward_fill(5s)` repeats the last value while it is no older, and the flags stay;
-  `skip_row` gives no vector of that instrument at that Tick.
-- `outliers: clip(K, N)` bounds a value to K standard deviations around the mean of the N values before it, and flags
-  it; N from 2 to 3600.
-"""
-
 
 def page() -> str:
     """The whole page."""
     published = feature_sets.load(feature_sets.DEFAULT)
     cadence = duration_text(published.cadence_ms * 1_000_000)
     head = HEAD.format(id=published.id, cadence=cadence)
-    parts = [head, *(_group(group, title, published) for group, title in GROUPS.items()), SETS, _flags()]
+    parts = [head, *(_group(group, title, published) for group, title in GROUPS.items()), _flags()]
     return "".join(parts)
 
 
@@ -103,7 +76,7 @@ def _group(group: str, title: str, published: FeatureSet) -> str:
         flags = " ".join(flag.name or "" for flag in flags_of(family))
         cells = [f"`{family.name}{ENDINGS[family.by]}`", family.unit, family.formula.replace("|", "\\|"),
                  ", ".join(family.inputs), flags, _chosen(family, published)]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     sources: dict[str, list[str]] = {}
     for family in families:
         sources.setdefault(family.source, []).append(f"`{family.name}`")

@@ -16,7 +16,7 @@ def mine(state):
 
 @feature()
 def other(state):
-    return mine(state) / volume(state, 1)
+    return mine(state) * log(microprice(state) / vwap(state, 1)) * sqrt(volume(state, 1))
 """
 OWN_SET = """
 name: own

@@ -9,10 +9,8 @@ import typer.main
 
 from agents import documentation
 from agents.catalogue import FAMILIES
-from agents.plan import Plan
 from app.cli import cli
 from app.config import Settings, variable
-from schemas.feature_sets import load
 from schemas.vectors import Quality
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -52,10 +50,3 @@ def test_every_group_and_flag_is_on_the_catalogue_page() -> None:
     told = {flag for family in FAMILIES.values() for flag in documentation.flags_of(family)}
     assert told < set(documentation.MEANINGS)
     assert all(flag.name in page for flag in Quality if flag.name)
-
-
-def test_the_feature_set_on_the_catalogue_page_loads(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", text("features.md"), re.MULTILINE | re.DOTALL)
-    path = tmp_path / "mine.yaml"
-    path.write_text(shown, encoding="utf-8")
-    assert len(Plan([load(str(path))]).columns) == 8

@@ -133,6 +133,10 @@ OUTSIDE = {
     "a feature without the state": "@feature()\ndef f():\n    return 1.0",
     "the state in second place": "def f(x, state):\n    return 1.0",
     "two functions of one name": "def f(x):\n    return x\ndef f(x):\n    return x",
+    "a name of Python's own": "__name__ = 1",
+    "calls that double": "\n".join(
+        ["def f0(x):\n    return x", *(f"def f{i + 1}(x):\n    return f{i}(x) + f{i}(x)" for i in range(40))]
+    ),
     "a name of the view": "def mid_price(state):\n    return 1.0",
     "a division by zero": "x = 1 / 0",
     "an assert": "assert print('run')",

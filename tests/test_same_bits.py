@@ -34,6 +34,7 @@ missing: forward_fill(3s)
 own_features: [mine.py]
 features:
   - mine
+  - other: {outliers: "clip(2, 20)"}
   - zscore(mine, 10)
   - mid_price: {outliers: "clip(2.5, 20)"}
   - zscore(mid_price, 12)

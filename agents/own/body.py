@@ -20,7 +20,7 @@ from schemas.limits import DEPTH_MAX, WINDOW_MAX_NS
 from schemas.units import BASE_TICK_NS
 
 ROUNDS_MAX: Final = 10_000
-"""Rounds of all loops of one feature together, those of the functions it calls included."""
+"""Rounds of all loops and calls of one feature together, those of the functions it calls included."""
 _MATH: Final = {"sqrt": 1, "fabs": 1, "isnan": 1, "isinf": 1, "isfinite": 1, "copysign": 2}
 _OPERATORS: Final = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _COMPARISONS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
@@ -130,7 +130,7 @@ class Body:
     def _bound(self, node: ast.AST) -> None:
         if self.checked.rounds > ROUNDS_MAX:
             self.module.refuse(
-                node, f"takes {self.checked.rounds:,} rounds of loops", "loop over less",
+                node, f"takes {self.checked.rounds:,} rounds of loops and calls", "loop over less",
                 f"at most {ROUNDS_MAX:,} in one feature, those of the functions it calls included",
             )  # fmt: skip
 
@@ -216,7 +216,7 @@ class Body:
                 self._arguments(node, name, called.parameters, called.parameters, times, called.takes_state)
                 self.checked.inputs |= called.inputs
                 self.checked.look_back_ns = max(self.checked.look_back_ns, called.look_back_ns)
-                self.checked.rounds += times * called.rounds
+                self.checked.rounds += times * (called.rounds + 1)
                 self._bound(node)
             case ast.Name(id=name) if name in BUILTINS:
                 self._arguments(node, name, *BUILTINS[name], times)

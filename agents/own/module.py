@@ -67,6 +67,7 @@ class Module:
     def check_new(self, node: ast.AST, name: str) -> None:
         """A name may mean one thing in a file."""
         known = name in VIEW or name in BUILTINS or name in (STATE, MARK, "math", "int", "range")
+        known = known or name.startswith("__")
         if known or name in self.numbers or name in self.functions:
             self.refuse(
                 node, f"gives {name} a second meaning", "choose another name", "a name that means nothing else yet"
