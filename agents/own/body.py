@@ -84,13 +84,17 @@ class Body:
                 return False
             case ast.Break() | ast.Continue():
                 return False
+            case ast.Assign(targets=[target]) if not isinstance(target, ast.Name):
+                self.module.refuse(target, *_remedy(target))
+            case ast.Expr(value=value):
+                self._expression(value, times)
+                self.module.refuse(value, "does nothing with its value", "assign it, or leave it out")
             case ast.If(test=test, body=body, orelse=orelse):
                 self._expression(test, times)
                 return self._branches(body, orelse, times)
             case ast.For(target=ast.Name(id=name), iter=span, body=body, orelse=[]):
                 return self._loop(node, name, span, body, times)
-        said, action = _REMEDIES.get(type(node), ("is nothing a feature may do", "leave it out"))
-        return self.module.refuse(node, said, action)
+        return self.module.refuse(node, *_remedy(node))
 
     def _assign(self, node: ast.AST, name: str) -> None:
         if name not in self.assigned:
@@ -161,8 +165,7 @@ class Body:
                 what = "is null" if value is None else f"is a {type(value).__name__}, no number"
                 self.module.refuse(node, what, "give a number; math.nan is null", "a number")
             case _:
-                said, action = _REMEDIES.get(type(node), ("is nothing a feature may do", "leave it out"))
-                self.module.refuse(node, said, action)
+                self.module.refuse(node, *_remedy(node))
 
     def _binary(self, node: ast.stmt | ast.expr, op: ast.operator, right: ast.expr) -> None:
         if not isinstance(op, _OPERATORS):
@@ -222,12 +225,16 @@ class Body:
                 self._arguments(node, name, *BUILTINS[name], times)
             case ast.Name(id=name) if name in _WHOLE:
                 _refuse_math(module, node, name)
+            case ast.Name(id=name) if name == self.checked.node.name:
+                module.refuse(node, "calls itself", "use `for i in range(number)`")
             case ast.Name(id=name):
-                near = difflib.get_close_matches(name, [*VIEW, *module.functions], 3, 0.5)
+                near = difflib.get_close_matches(name, [*VIEW, *module.functions], 3, 0.6)
                 module.refuse(
                     node, f"calls {name}, which is not known here", "define it above, or import it from agents.view",
                     f"for example {', '.join(near)}" if near else "a function of agents.view, math or this file",
                 )  # fmt: skip
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name not in {*VIEW, *self.assigned, STATE}:
+                module.refuse(node, f"calls {name}.{attribute}", "leave it out: a feature sees nothing but its state")
             case _:
                 module.refuse(node, *_REMEDIES[ast.Attribute])
 
@@ -262,6 +269,11 @@ class Body:
                 self.checked.look_back_ns = max(self.checked.look_back_ns, steps * BASE_TICK_NS)
             elif taken in (Takes.LEVEL, Takes.LEVELS) and number is not None and levels_of(number) == 0:
                 self.module.refuse(node, "names no level", "correct it", f"1 (the best) to {DEPTH_MAX}")
+
+
+def _remedy(node: ast.AST) -> tuple[str, str]:
+    """What is wrong with a kind of node, and what to write instead."""
+    return _REMEDIES.get(type(node), ("is nothing a feature may do", "leave it out"))
 
 
 def _refuse_math(module: Module, node: ast.Call, name: str) -> NoReturn:

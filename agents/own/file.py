@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 from agents.own.body import Body
 from agents.own.module import MARK, STATE, Checked, Module
@@ -24,8 +25,10 @@ def check(path: Path, text: str) -> Module:
     """The file's functions and numbers. Errors: UsageError for the first thing that may not be there."""
     module = Module(path, text.splitlines())
     try:
-        compile(text, path.name, "exec", dont_inherit=True)  # finds what parsing alone lets pass
-        tree = ast.parse(text)
+        with catch_warnings():
+            simplefilter("ignore")  # what Python finds odd, such as `1 is x`, is refused below
+            compile(text, path.name, "exec", dont_inherit=True)  # finds what parsing alone lets pass
+            tree = ast.parse(text)
         for node in tree.body:
             _statement(module, node)
     except SyntaxError as error:
@@ -35,11 +38,9 @@ def check(path: Path, text: str) -> Module:
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(
-            f"{path.name} cannot be read",
-            expected="a short file of Python",
-            was=str(error),
+            f"{path.name} cannot be read", expected="a short file of Python", was=str(error) or type(error).__name__,
             action="write it more simply",
-        ) from None
+        ) from None  # fmt: skip
     return module
 
 
@@ -105,7 +106,7 @@ def _function(module: Module, node: ast.FunctionDef) -> Checked:
         _decorator(module, decorator, checked)
     if checked.is_feature and not (takes_state and len(plain) == 1):
         module.refuse(
-            node, "is a feature of something else", f"write `def {node.name}(state):`", "one parameter: state"
+            node, "takes something else than a feature does", f"write `def {node.name}(state):`", "one parameter: state"
         )
     for parameter in plain[takes_state:]:
         module.check_new(node, parameter.arg)
