@@ -9,6 +9,9 @@ import typer.main
 
 from agents import documentation
 from agents.catalogue import FAMILIES
+from agents.own.body import MATH
+from agents.own.module import BUILTINS
+from agents.view import VIEW
 from app.cli import cli
 from app.config import Settings, variable
 from schemas.vectors import Quality
@@ -50,3 +53,11 @@ def test_every_group_and_flag_is_on_the_catalogue_page() -> None:
     told = {flag for family in FAMILIES.values() for flag in documentation.flags_of(family)}
     assert told < set(documentation.MEANINGS)
     assert all(flag.name in page for flag in Quality if flag.name)
+
+
+def test_all_that_a_feature_of_ones_own_may_call_is_documented() -> None:
+    page = text("own-features.md")
+    assert {name for name in VIEW if name not in FAMILIES} == set(re.findall(r"`(\w+)\((?:state|x)", page)) - set(
+        FAMILIES
+    )
+    assert set(BUILTINS) | set(MATH) <= set(re.findall(r"`(\w+)`", page))

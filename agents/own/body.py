@@ -21,7 +21,7 @@ from schemas.units import BASE_TICK_NS
 
 ROUNDS_MAX: Final = 10_000
 """Rounds of all loops and calls of one feature together, those of the functions it calls included."""
-_MATH: Final = {"sqrt": 1, "fabs": 1, "isnan": 1, "isinf": 1, "isfinite": 1, "copysign": 2}
+MATH: Final = {"sqrt": 1, "fabs": 1, "isnan": 1, "isinf": 1, "isfinite": 1, "copysign": 2}
 _OPERATORS: Final = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _COMPARISONS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 _WHOLE: Final = ("floor", "ceil", "int", "trunc", "round")
@@ -209,9 +209,9 @@ class Body:
             case ast.Attribute(value=ast.Name(id="math"), attr=name):
                 if not module.has_math:
                     module.refuse(node, "uses math, which is not imported", "add `import math` at the top")
-                if name not in _MATH:
+                if name not in MATH:
                     _refuse_math(module, node, name)
-                self._arguments(node, name, _MATH[name], _MATH[name], times)
+                self._arguments(node, name, MATH[name], MATH[name], times)
             case ast.Name(id=name) if name in VIEW:
                 self._call_view(node, name, times)
             case ast.Name(id=name) if name in module.functions:
@@ -282,7 +282,7 @@ def _refuse_math(module: Module, node: ast.Call, name: str) -> NoReturn:
             node, f"makes a whole number with {name}, which has no defined value for null",
             "import floor or ceil from agents.view: they give floats", "floor(x) or ceil(x)",
         )  # fmt: skip
-    instead = "log(x) of agents.view" if name.startswith("log") else ", ".join([*_MATH, "log of agents.view"])
+    instead = "log(x) of agents.view" if name.startswith("log") else ", ".join([*MATH, "log of agents.view"])
     module.refuse(
         node, f"calls math.{name}, whose last bits differ between machines or which is not there",
         "use these, arithmetic, or a column of the catalogue", instead,

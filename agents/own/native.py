@@ -76,7 +76,7 @@ class OwnFeature:
         try:
             try:
                 return _cfunc(_SIGNATURE, cache=True, error_model="numpy")(entry)
-            except RuntimeError:  # neither the file's folder nor the user's own can be written to
+            except (RuntimeError, OSError):  # neither beside the file nor in the user's own cache is room
                 return _cfunc(_SIGNATURE, error_model="numpy")(entry)
         except NumbaError as error:
             raise self._refused(error) from None
