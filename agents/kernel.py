@@ -25,7 +25,7 @@ from agents.program import compute
 from schemas import columns, events, limits, units, vectors
 from schemas.columns import Int64
 from schemas.events import Kind
-from tables import book, compiled, layout, logarithm, windows
+from tables import book, compiled, layout, logarithm, side, windows
 from tables import layout as at
 
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
@@ -58,7 +58,7 @@ def _sources_hash() -> int:
     """
     digest = blake2b(digest_size=7)
     modules = [arithmetic, book, catalogue, columns, compiled, events, fold, layout, limits, logarithm, packing, plan]
-    modules += [program, trigonometry, units, vectors, windows, *(getattr(micro, name) for name in micro.__all__)]
+    modules += [program, side, trigonometry, units, vectors, windows, *(getattr(micro, name) for name in micro.__all__)]
     for module in modules:
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())

@@ -18,10 +18,10 @@ import zstandard
 
 from schemas.columns import Int64
 from schemas.errors import CheckFailed, StateRefused
-from schemas.limits import LEVELS_MAX, SYMBOLS_MAX
+from schemas.limits import SYMBOLS_MAX
 from tables import layout as at
 from tables.book import levels
-from tables.stored import SIDES, WORDS_MAX, pack, unpack
+from tables.stored import WORDS_MAX, pack, unpack
 
 _MAGIC = b"OTSR"
 _HEADER = struct.Struct("<4sHHQQII")
@@ -103,7 +103,7 @@ class Arena:
     def book(self, key: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Bids and asks, best first, as (ticks, lots); both empty in gap."""
         row = self.row(key)
-        return levels(row, at.BIDS, at.BID_COUNT), levels(row, at.ASKS, at.ASK_COUNT)
+        return levels(row, at.BID), levels(row, at.ASK)
 
     def dump(self, key: str) -> bytes:
         """The stored form of a symbol's row."""
@@ -125,7 +125,7 @@ class Arena:
         except (ValueError, IndexError) as error:
             raise _refused(key, "a row that agrees with itself", str(error)) from None
         slot = self.slot(key)
-        self.rows[slot, : at.BIDS] = 0
+        self.rows[slot, : at.FAR] = 0
         _copy_live(row, self.rows[slot])
 
     def _open(self, key: str, blob: bytes) -> Int64:
@@ -178,12 +178,14 @@ def _rows(capacity: int, length: int) -> Int64:
 
 
 def _copy_live(source: Int64, target: Int64) -> None:
-    target[: at.BIDS] = source[: at.BIDS]
+    target[: at.NEAR] = source[: at.NEAR]
     target[at.ROW_SIZE :] = source[at.ROW_SIZE :]
-    for side, count in SIDES:
-        n = int(source[count])
-        for start in (side, side + LEVELS_MAX):
-            target[start : start + n] = source[start : start + n]
+    for side in (at.BID, at.ASK):
+        near, far = at.NEAR + side * at.NEAR_TICKS, at.FAR + side * at.FAR_SIZE
+        n = int(source[at.FAR_COUNT + side])
+        if source[at.BID_COUNT + side] > n:
+            target[near : near + at.NEAR_TICKS] = source[near : near + at.NEAR_TICKS]
+        target[far : far + 2 * n] = source[far : far + 2 * n]
 
 
 def _refused(key: str, expected: str, was: str) -> StateRefused:

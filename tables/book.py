@@ -14,31 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.columns import ABSENT, Int64
-from schemas.limits import DEPTH_MAX, LEVELS_MAX
 from tables import layout as at
-from tables.compiled import inner
+from tables.compiled import inner, within
+from tables.side import NO_RANK, clear_side, fill_side, levels_of, move, put, renew_top
 from tables.windows import count
-
-_NO_ASK = 1 << 62
-
-
-@inner
-def fill_top(row: Int64, depth: int) -> None:
-    """Lay the best levels of both sides out, best first."""
-    for side, count_at, top in ((at.BIDS, at.BID_COUNT, at.TOP_BIDS), (at.ASKS, at.ASK_COUNT, at.TOP_ASKS)):
-        for i in range(min(row[count_at], depth)):
-            place = side + row[count_at] - 1 - i
-            row[top + i] = row[place]
-            row[top + DEPTH_MAX + i] = row[place + LEVELS_MAX]
-
-
-@inner
-def best(row: Int64, side: int, count_at: int) -> tuple[int, int]:
-    """Rank and size of the best level; of an empty side the worst rank possible and 0."""
-    if row[count_at] == 0:
-        return -_NO_ASK, 0
-    last = side + row[count_at] - 1
-    return row[last], row[last + LEVELS_MAX]
 
 
 @inner
@@ -58,8 +37,8 @@ def doubt(row: Int64) -> None:
 def empty(row: Int64) -> None:
     """No book: in gap until the next Snapshot."""
     row[at.BOOK_STATE] = at.GAP
-    row[at.BID_COUNT] = 0
-    row[at.ASK_COUNT] = 0
+    clear_side(row, at.BID)
+    clear_side(row, at.ASK)
 
 
 @inner
@@ -67,84 +46,56 @@ def mid2(row: Int64) -> int:
     """Best bid + best ask, 0 where the mid is unknown."""
     if not is_whole(row) or row[at.BID_COUNT] == 0 or row[at.ASK_COUNT] == 0:
         return 0
-    bid: int = row[at.BIDS + row[at.BID_COUNT] - 1]
-    ask_rank: int = row[at.ASKS + row[at.ASK_COUNT] - 1]
-    return bid - ask_rank
+    mid: int = row[at.TOP_BIDS] - row[at.TOP_ASKS]
+    return mid
 
 
 @inner
-def find(row: Int64, side: int, n: int, rank: int) -> int:
-    """Position of the first level whose rank is not below `rank`: steps doubling from the best, then halving."""
-    step = 1
-    high = n
-    while high - step >= 0 and row[side + high - step] >= rank:
-        high -= step
-        step *= 2
-    low = max(high - step, -1) + 1
-    while low < high:
-        middle = (low + high) // 2
-        if row[side + middle] >= rank:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def fill_top(row: Int64, depth: int) -> None:
+    """Have the best `depth` levels of both sides in TOP, FLOW_LEVELS <= depth <= DEPTH_MAX, as many as there are."""
+    if row[at.TOP_DEPTH] < depth:
+        fill_side(row, at.BID, depth)
+        fill_side(row, at.ASK, depth)
+        row[at.TOP_DEPTH] = depth
 
 
-@inner
-def put(row: Int64, side: int, count_at: int, rank: int, size: int) -> int:
-    """Set one level; size 0 deletes. A full side drops its farthest level for a nearer one, and takes none farther.
+@within
+def put_side(row: Int64, side: int, body: Int64, start: int) -> tuple[int, int, int]:
+    """Set the levels that a Delta names of one side, at body[start]. Of one price named twice the last counts.
 
-    Returns 1 if the level named has changed on the side, 0 if it was so before or was not taken.
+    Returns where its levels end, how many have changed, and the highest rank it named.
     """
-    n = row[count_at]
-    sizes = side + LEVELS_MAX
-    i = find(row, side, n, rank)
-    if i < n and row[side + i] == rank:
-        if size > 0:
-            changed = row[sizes + i] != size
-            row[sizes + i] = size
-            return 1 if changed else 0
-        for j in range(i, n - 1):
-            row[side + j] = row[side + j + 1]
-        for j in range(i, n - 1):
-            row[sizes + j] = row[sizes + j + 1]
-        row[count_at] = n - 1
-        return 1
-    if size == 0:
-        return 0
-    if n == LEVELS_MAX:
-        if i == 0:
-            return 0
-        i -= 1
-        for j in range(i):
-            row[side + j] = row[side + j + 1]
-        for j in range(i):
-            row[sizes + j] = row[sizes + j + 1]
-    else:
-        for j in range(n, i, -1):
-            row[side + j] = row[side + j - 1]
-        for j in range(n, i, -1):
-            row[sizes + j] = row[sizes + j - 1]
-        row[count_at] = n + 1
-    row[side + i] = rank
-    row[sizes + i] = size
-    return 1
+    end = start + 1 + 2 * body[start]
+    sign = 1 - 2 * side
+    changes = 0
+    highest = NO_RANK
+    for i in range(start + 1, end, 2):
+        rank = sign * body[i]
+        changes += put(row, side, rank, body[i + 1])
+        highest = max(highest, rank)
+    return end, changes, highest
 
 
 @inner
-def put_side(row: Int64, side: int, count_at: int, body: Int64, start: int, is_whole: bool) -> tuple[int, int]:
-    """Set the levels of one side of a record at body[start]. Returns where its levels end and the level changes."""
+def lay_side(row: Int64, side: int, body: Int64, start: int) -> int:
+    """Replace a side by that of a Snapshot at body[start]. Returns where its levels end."""
     n = body[start]
     end = start + 1 + 2 * n
-    changes = 0
-    sign = 1 if side == at.BIDS else -1
-    # Best first is the venues' habit: the other way round each level of a Snapshot is appended, nothing moves. In a
-    # Delta the order stands, so that of one price named twice the last counts.
-    backwards = is_whole and n > 1 and sign * body[start + 1] > sign * body[end - 2]
+    sign = 1 - 2 * side
+    clear_side(row, side)
+    if n == 0:
+        return end
+    highest = sign * body[start + 1]
+    for i in range(start + 3, end, 2):
+        highest = max(highest, sign * body[i])
+    move(row, side, highest >> 6)
+    # Best first is the venues' habit: the other way round each far level is appended, nothing moves.
+    backwards = sign * body[start + 1] > sign * body[end - 2]
     for i in range(n):
         level = end - 2 - 2 * i if backwards else start + 1 + 2 * i
-        changes += put(row, side, count_at, sign * body[level], body[level + 1])
-    return end, changes
+        put(row, side, sign * body[level], body[level + 1])
+    renew_top(row, side, highest)
+    return end
 
 
 @inner
@@ -161,10 +112,9 @@ def apply_snapshot(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
     sequence = body[start]
     if is_whole(row) and sequence < row[at.SEQUENCE] and is_late(row, ts_event):
         return False
-    row[at.BID_COUNT] = 0
-    row[at.ASK_COUNT] = 0
-    end, _ = put_side(row, at.BIDS, at.BID_COUNT, body, start + 1, True)
-    put_side(row, at.ASKS, at.ASK_COUNT, body, end, True)
+    end = lay_side(row, at.BID, body, start + 1)
+    lay_side(row, at.ASK, body, end)
+    row[at.TOP_DEPTH] = 0
     row[at.SEQUENCE] = sequence
     row[at.BOOK_STATE] = at.SNAPSHOT_ONLY
     row[at.BOOK_DOUBT] = 0
@@ -205,25 +155,20 @@ def apply_delta(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
         empty(row)
     if step <= 0:
         return False
-    bid_before, bid_size_before = best(row, at.BIDS, at.BID_COUNT)
-    ask_before, ask_size_before = best(row, at.ASKS, at.ASK_COUNT)
-    end, bid_changes = put_side(row, at.BIDS, at.BID_COUNT, body, start + 3, False)
-    _, ask_changes = put_side(row, at.ASKS, at.ASK_COUNT, body, end, False)
-    bid, bid_size = best(row, at.BIDS, at.BID_COUNT)
-    ask, ask_size = best(row, at.ASKS, at.ASK_COUNT)
-    flow = 0
-    # Ranks: a higher one is a better price on either side, so both sides read alike.
-    if bid >= bid_before:
-        flow += bid_size
-    if bid <= bid_before:
-        flow -= bid_size_before
-    if ask >= ask_before:
-        flow -= ask_size
-    if ask <= ask_before:
-        flow += ask_size_before
-    count(row, at.DELTAS, 1)
+    end, bid_changes, bid = put_side(row, at.BID, body, start + 3)
+    _, ask_changes, ask = put_side(row, at.ASK, body, end)
+    # A side whose best levels nothing has touched has no flow.
+    if bid >= row[at.TOP_BIDS + at.FLOW_LEVELS - 1]:
+        best, levels = renew_top(row, at.BID, bid)
+        count(row, at.ORDER_FLOW, best)
+        count(row, at.MULTI_FLOW, levels)
+    if ask >= row[at.TOP_ASKS + at.FLOW_LEVELS - 1]:
+        best, levels = renew_top(row, at.ASK, ask)
+        count(row, at.ORDER_FLOW, -best)
+        count(row, at.MULTI_FLOW, -levels)
+    row[at.TOP_DEPTH] = 0
     count(row, at.CHURN, bid_changes + ask_changes)
-    count(row, at.ORDER_FLOW, flow)
+    count(row, at.DELTAS, 1)
     row[at.SEQUENCE] = body[start + 1]
     row[at.BOOK_STATE] = at.SYNCED
     row[at.BOOK_DOUBT] = 0
@@ -232,9 +177,7 @@ def apply_delta(row: Int64, body: Int64, start: int, ts_event: int) -> bool:
     return True
 
 
-def levels(row: Int64, side: int, count_at: int) -> list[tuple[int, int]]:
+def levels(row: Int64, side: int) -> list[tuple[int, int]]:
     """(price in ticks, size in lots) of one side, best first."""
-    n = int(row[count_at])
-    ranks = np.abs(row[side : side + n])[::-1]
-    sizes = row[side + LEVELS_MAX : side + LEVELS_MAX + n][::-1]
-    return list(zip(ranks.tolist(), sizes.tolist(), strict=True))
+    ranks, sizes = levels_of(row, side)
+    return list(zip(np.abs(ranks[::-1]).tolist(), sizes[::-1].tolist(), strict=True))

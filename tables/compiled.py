@@ -13,8 +13,13 @@ from numba import njit
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# numba's type hints do not know these two options.
+# numba's type hints do not know these options.
 _njit: Any = njit
+_OPTIONS = {
+    "nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+    # No counting of references to arrays: nothing in here keeps one. Two atomic additions a call were half a Delta.
+    "_nrt": False,
+}  # fmt: skip
 
 
 def inner(function: _Function) -> _Function:
@@ -23,7 +28,11 @@ def inner(function: _Function) -> _Function:
     No `fastmath`: the order of float operations is part of every feature's definition. A division by zero gives Inf or
     NaN and so a null, never an exception out of the kernel.
     """
-    compiled: _Function = _njit(
-        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )(function)  # fmt: skip
+    compiled: _Function = _njit(**_OPTIONS)(function)
+    return compiled
+
+
+def within(function: _Function) -> _Function:
+    """`inner`, laid into its caller: for what is called at a few places, for each with constants of its own."""
+    compiled: _Function = _njit(**_OPTIONS, forceinline=True)(function)
     return compiled

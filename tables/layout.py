@@ -1,7 +1,7 @@
 """The row: everything that is remembered of one symbol, as int64 at named places.
 
-State: header | running totals | ring of totals, extremes and mids | best levels | bids | asks | what the feature sets
-remember. A row of zeros is a symbol never seen.
+State: header | best levels | running totals | ring of totals, extremes and mids | near levels | far levels | what the
+feature sets remember. A row of zeros is a symbol never seen.
 Units: prices in ticks, sizes in lots, times in ns UTC, unless a name says otherwise.
 """
 
@@ -118,7 +118,27 @@ BUCKETS = WINDOW_MAX_NS // BASE_TICK_NS
 RING_SLOTS = BUCKETS + 1
 """The longest window needs the totals at both of its ends."""
 
-TOTALS = HEADER_SIZE
+# The book. Rank = price for bids, -price for asks: the higher, the better. What each side has stands twice, the bids'
+# first. Near levels are those of the 1,024 ticks that end at NEAR_TOP, by tick; every level below them is far.
+BID = 0
+ASK = 1
+NEAR_WORDS = 16
+NEAR_TICKS = 64 * NEAR_WORDS
+NEAR_TOP = HEADER_SIZE
+"""[2] rank // 64 of the highest near tick; no level is above it."""
+FAR_COUNT = NEAR_TOP + 2
+"""[2] far levels; BID_COUNT and ASK_COUNT count the near ones, too."""
+TOP_DEPTH = FAR_COUNT + 2
+"""How many levels of each side in TOP are current, if so many exist; FLOW_LEVELS where that is more."""
+NEAR_BITS = HEADER_SIZE + 8
+"""[2, NEAR_WORDS] a bit for each near tick, set where there is a level: for rank r bit r % 64 of word r // 64 % 16."""
+TOP_BIDS = NEAR_BITS + 2 * NEAR_WORDS
+"""[DEPTH_MAX] ranks and [DEPTH_MAX] sizes, best first. FLOW_LEVELS of them are always current."""
+TOP_SIZE = -(-2 * DEPTH_MAX // 8) * 8
+TOP_ASKS = TOP_BIDS + TOP_SIZE
+TOP_END = TOP_ASKS + TOP_SIZE
+
+TOTALS = TOP_END
 """[SUM_COUNT] running totals. They may wrap around: only differences count."""
 RING = TOTALS + 16
 """[RING_SLOTS, SUM_COUNT] the totals as they were at each Tick."""
@@ -130,16 +150,13 @@ RING_MID = RING_LOW + RING_SLOTS
 """Best bid + best ask at each Tick, 0 where unknown."""
 RING_END = RING_MID + RING_SLOTS
 
-TOP_BIDS = RING_END
-"""[DEPTH_MAX] ranks and [DEPTH_MAX] sizes, best first. FLOW_LEVELS of them are always current."""
-TOP_ASKS = TOP_BIDS + 2 * DEPTH_MAX
-TOP_END = TOP_ASKS + 2 * DEPTH_MAX
-
-# A side: LEVELS_MAX ranks, then LEVELS_MAX sizes. Rank = price for bids, -price for asks: ascending, best at the end.
 _PAGE = 4096 // 8
-BIDS = -(-TOP_END // _PAGE) * _PAGE
-ASKS = BIDS + 2 * LEVELS_MAX
-ROW_SIZE = ASKS + 2 * LEVELS_MAX
+NEAR = -(-RING_END // _PAGE) * _PAGE
+"""[2, NEAR_TICKS] sizes of the near levels, 0 where there is none; that of rank r is at r % NEAR_TICKS."""
+FAR = NEAR + 2 * NEAR_TICKS
+"""[2, LEVELS_MAX, 2] ranks and sizes of the far levels, ranks ascending, best at the end."""
+FAR_SIZE = 2 * LEVELS_MAX
+ROW_SIZE = FAR + 2 * FAR_SIZE
 """Places of every row; those of the feature sets' own memory follow (agents/plan.py)."""
 
 LAYOUT_HASH = int.from_bytes(

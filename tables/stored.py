@@ -18,8 +18,8 @@ from schemas.limits import LEVELS_MAX, PRICE_TICKS_MAX
 from schemas.units import BASE_TICK_NS
 from tables import layout as at
 from tables.logarithm import log_ratios
+from tables.side import levels_of, set_levels
 
-SIDES = ((at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT))
 WORDS_MAX = at.RING_END + 2 * at.RING_SLOTS + 4 * LEVELS_MAX
 """Words of a row without the feature sets' memory."""
 _BUCKETS = at.RING_SLOTS
@@ -36,15 +36,15 @@ def pack(row: Int64) -> Int64:
     high, low, mid = (row[place : place + _BUCKETS][slots] for place in (at.RING_HIGH, at.RING_LOW, at.RING_MID))
     added -= _foretold(mid)
     added[:, at.VALUE_0] -= _value(added, low)
-    parts = [row[: at.TOTALS], _signed(added.T.ravel()), _signed(_delta(mid))]
+    parts = [row[: at.HEADER_SIZE], _signed(added.T.ravel()), _signed(_delta(mid))]
     parts += [
         _signed(np.where(high != 0, high - mid // 2, 0)),
         _signed(np.where(low != 0, low - _LOWEST + mid // 2, 0)),
     ]
     parts += [(high != 0).astype(np.int64)]
-    for side, count in SIDES:
-        n = int(row[count])
-        parts += [_signed(_delta(row[side : side + n])), row[side + LEVELS_MAX : side + LEVELS_MAX + n]]
+    for side in (at.BID, at.ASK):
+        ranks, sizes = levels_of(row, side)
+        parts += [_signed(_delta(ranks)), sizes]
     return np.concatenate([*parts, row[at.ROW_SIZE :]])
 
 
@@ -59,7 +59,7 @@ def unpack(words: Int64, row: Int64) -> None:
             raise ValueError("a length beyond the payload")
         return words[place - n : place]
 
-    row[: at.TOTALS] = take(at.TOTALS)
+    row[: at.HEADER_SIZE] = take(at.HEADER_SIZE)
     if row[at.SLOT] != int(row[at.TICK]) // BASE_TICK_NS % _BUCKETS:
         raise ValueError("a Tick outside its place")
     slots = _slots(row)
@@ -74,17 +74,16 @@ def unpack(words: Int64, row: Int64) -> None:
     row[at.RING : at.RING_HIGH].reshape(_BUCKETS, at.SUM_COUNT)[slots[1:]] = totals[:-1]
     row[at.TOTALS : at.TOTALS + at.SUM_COUNT] = totals[-1]
     row[at.RING_HIGH + slots], row[at.RING_LOW + slots], row[at.RING_MID + slots] = high, low, mid
-    for side, count in SIDES:
-        n = int(row[count])
+    for side in (at.BID, at.ASK):
+        n = int(row[at.BID_COUNT + side])
         if not 0 <= n <= LEVELS_MAX:
             raise ValueError("more levels than a side holds")
         steps, sizes = _unsigned(take(n)), take(n)
         ranks = np.cumsum(steps)
-        sign = 1 if side == at.BIDS else -1
+        sign = 1 if side == at.BID else -1
         if (steps[1:] <= 0).any() or (sign * ranks <= 0).any() or (sizes <= 0).any():
             raise ValueError("levels that are no side of a book")
-        row[side : side + n] = ranks
-        row[side + LEVELS_MAX : side + LEVELS_MAX + n] = sizes
+        set_levels(row, side, ranks, sizes)
     row[at.ROW_SIZE :] = take(len(row) - at.ROW_SIZE)
     if place != len(words):
         raise ValueError("a payload longer than its row")

@@ -18,6 +18,7 @@ from schemas.feature_sets import load
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
 from tables.arena import Arena
+from tables.side import set_levels
 
 KEY = "USDM:A"
 
@@ -31,7 +32,7 @@ def engine() -> Engine:
 
 def alive(arena: Arena, key: str) -> tuple[list[int], bytes]:
     """Every number that means something: the header, and the canonical form of the rest."""
-    return arena.row(key)[: at.TOTALS].tolist(), arena.dump(key)
+    return arena.row(key)[: at.HEADER_SIZE].tolist(), arena.dump(key)
 
 
 def test_restored_row_is_identical(engine: Engine) -> None:
@@ -54,10 +55,9 @@ def test_a_full_book_comes_back() -> None:
     arena = Arena()
     arena.slot(KEY)
     row = arena.row(KEY)
-    row[at.BID_COUNT] = row[at.ASK_COUNT] = LEVELS_MAX
-    for side in (at.BIDS, at.ASKS):
-        row[side : side + LEVELS_MAX] = np.arange(1, LEVELS_MAX + 1) * 1000 - (0 if side == at.BIDS else 1 << 40)
-        row[side + LEVELS_MAX : side + 2 * LEVELS_MAX] = 1 << 40
+    ranks, sizes = np.arange(1, LEVELS_MAX + 1) * 1000, np.full(LEVELS_MAX, 1 << 40)
+    set_levels(row, at.BID, ranks, sizes)
+    set_levels(row, at.ASK, ranks - (1 << 40), sizes)
     other = Arena()
     other.restore(KEY, arena.dump(KEY))
     assert (other.row(KEY) == row).all()
@@ -103,7 +103,8 @@ def test_a_row_that_contradicts_itself_is_refused(engine: Engine, place: int, wa
     arena.restore(KEY, engine.arena.dump(KEY))
     arena.row(KEY)[place] += 50 * 100_000_000 if place == at.TICK else 1
     if place == at.BID_COUNT:
-        arena.row(KEY)[at.BIDS + int(arena.row(KEY)[place]) - 1] = -5
+        arena.row(KEY)[at.FAR + 2 * int(arena.row(KEY)[at.FAR_COUNT])] = -5
+        arena.row(KEY)[at.FAR_COUNT] += 1
     with pytest.raises(StateRefused, match=was):
         Arena().restore(KEY, arena.dump(KEY))
 

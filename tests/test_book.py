@@ -17,11 +17,11 @@ from agents.engine import Engine
 from schemas.columns import Int64, from_events
 from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet, load
-from schemas.limits import LEVELS_MAX
+from schemas.limits import DEPTH_MAX, LEVELS_MAX
 from schemas.units import BASE_TICK_NS
 from schemas.vectors import Quality, Vectors
-from tables import book
 from tables import layout as at
+from tables import side
 
 KEY = "X:Y"
 MICRO = load("micro@1")
@@ -36,8 +36,8 @@ RECORDINGS = [
 
 
 @njit
-def put(row: Int64, side: int, count: int, rank: int, size: int) -> int:
-    return book.put(row, side, count, rank, size)
+def put(row: Int64, which: int, rank: int, size: int) -> int:
+    return side.put(row, which, rank, size)
 
 
 class Book:
@@ -79,9 +79,8 @@ class Book:
         return self.engine.arena.book(KEY)
 
     def best(self) -> tuple[int, int, int, int]:
-        row = self.engine.arena.row(KEY)
-        bid, ask = at.BIDS + row[at.BID_COUNT] - 1, at.ASKS + row[at.ASK_COUNT] - 1
-        return int(row[bid]), int(row[bid + LEVELS_MAX]), -int(row[ask]), int(row[ask + LEVELS_MAX])
+        bid, bid_size, ask, ask_size = (self[top + n] for top in (at.TOP_BIDS, at.TOP_ASKS) for n in (0, DEPTH_MAX))
+        return bid, bid_size, -ask, ask_size
 
 
 def _side(levels: list[tuple[int, int]]) -> list[dict[str, int]]:
@@ -117,33 +116,32 @@ def test_best_quotes_equal_the_venues_own(
             print(f"\n{symbol}: {applied} deltas, {compared} of {compared} best quotes equal bookTicker")
 
 
-@pytest.mark.parametrize("side", [(at.BIDS, at.BID_COUNT), (at.ASKS, at.ASK_COUNT)])
-def test_levels_equal_a_dict(side: tuple[int, int]) -> None:
+@pytest.mark.parametrize("which", [at.BID, at.ASK])
+def test_levels_equal_a_dict(which: int) -> None:
     row = np.zeros(at.ROW_SIZE, np.int64)
     chance, known = random.Random(1), dict[int, int]()
     for i in range(6_000):
         rank, size = chance.randrange(1, 40 + i // 10), chance.choice((0, 1, 2, 900))
-        assert put(row, *side, rank, size) == (known.get(rank, 0) != size)
+        assert put(row, which, rank, size) == (known.get(rank, 0) != size)
         known[rank] = size
         if size == 0:
             del known[rank]
-        n = row[side[1]]
         if i % 50 == 0:
-            assert row[side[0] : side[0] + n].tolist() == sorted(known)
-            assert row[side[0] + LEVELS_MAX : side[0] + LEVELS_MAX + n].tolist() == [known[k] for k in sorted(known)]
+            ranks, sizes = side.levels_of(row, which)
+            assert (ranks.tolist(), sizes.tolist()) == (sorted(known), [known[k] for k in sorted(known)])
 
 
 def test_a_full_side_drops_its_farthest_level() -> None:
     row = np.zeros(at.ROW_SIZE, np.int64)
     for rank in range(10, 10 + LEVELS_MAX):
-        put(row, at.BIDS, at.BID_COUNT, rank, rank)
-    assert put(row, at.BIDS, at.BID_COUNT, 5, 1) == 0
-    assert put(row, at.BIDS, at.BID_COUNT, 3 * LEVELS_MAX, 7) == 1
-    ranks = row[at.BIDS : at.BIDS + LEVELS_MAX].tolist()
+        put(row, at.BID, rank, rank)
+    assert put(row, at.BID, 5, 1) == 0
+    assert put(row, at.BID, 3 * LEVELS_MAX, 7) == 1
+    ranks, sizes = side.levels_of(row, at.BID)
     assert row[at.BID_COUNT] == LEVELS_MAX
-    assert ranks == [*range(11, 10 + LEVELS_MAX), 3 * LEVELS_MAX]
-    assert row[at.BIDS + LEVELS_MAX : at.BIDS + 2 * LEVELS_MAX].tolist() == [*ranks[:-1], 7]
-    assert row[at.ASKS] == 0
+    assert ranks.tolist() == [*range(11, 10 + LEVELS_MAX), 3 * LEVELS_MAX]
+    assert sizes.tolist() == [*ranks[:-1].tolist(), 7]
+    assert row[at.ASK_COUNT] == 0
 
 
 @pytest.mark.parametrize("order", ["best first", "best last", "shuffled"])

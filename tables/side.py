@@ -1,0 +1,288 @@
+"""One side of a book: levels by tick where the best are, sorted levels behind, and the best ones laid out in order.
+
+Input: ranks and sizes. Rank = price for bids, -price for asks, so both sides read alike: the higher, the better.
+State: near levels, one place per tick of a window that follows the best, and a bit per tick that says where they are;
+far levels, ranks ascending; TOP, the best levels in order. Where the window lies is seen by nobody outside.
+Output: whether a level has changed; levels, best first.
+Units: ticks, lots.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
+
+from schemas.columns import Int64
+from schemas.limits import DEPTH_MAX, LEVELS_MAX
+from tables import layout as at
+from tables.compiled import inner, within
+
+NO_RANK = -(1 << 62)
+"""Rank of a level that is not there: worse than any."""
+_SLOT = at.NEAR_TICKS - 1
+_WORD = at.NEAR_WORDS - 1
+_SLACK = 2
+"""The window moves up when the best rises above it, down when the best is that many words below its end: measured."""
+
+
+@inner
+def clear_side(row: Int64, side: int) -> None:
+    """No level at all."""
+    if row[at.BID_COUNT + side] > row[at.FAR_COUNT + side]:
+        near = at.NEAR + side * at.NEAR_TICKS
+        bits = at.NEAR_BITS + side * at.NEAR_WORDS
+        for i in range(at.NEAR_TICKS):
+            row[near + i] = 0
+        for i in range(at.NEAR_WORDS):
+            row[bits + i] = 0
+    row[at.BID_COUNT + side] = 0
+    row[at.FAR_COUNT + side] = 0
+    top = at.TOP_BIDS + side * at.TOP_SIZE
+    for m in range(at.FLOW_LEVELS):
+        row[top + m] = NO_RANK
+        row[top + DEPTH_MAX + m] = 0
+
+
+@inner
+def find(row: Int64, far: int, n: int, rank: int) -> int:
+    """Position of the first far level whose rank is not below `rank`: steps doubling from the best, then halving."""
+    step = 1
+    high = n
+    while high - step >= 0 and row[far + 2 * (high - step)] >= rank:
+        high -= step
+        step *= 2
+    low = max(high - step, -1) + 1
+    while low < high:
+        middle = (low + high) // 2
+        if row[far + 2 * middle] >= rank:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@inner
+def close(row: Int64, far: int, first: int, last: int) -> None:
+    """Move the far levels behind `first`, up to `last`, one place down."""
+    # Unsigned places need no check whether they count from the end, so that the loop becomes one memmove.
+    for j in range(np.uint64(far + 2 * first), np.uint64(far + 2 * last)):
+        row[j] = row[j + np.uint64(2)]
+
+
+@inner
+def open_up(row: Int64, far: int, first: int, last: int) -> None:
+    """Move the far levels from `first` on, `last` not included, one place up."""
+    for j in range(np.uint64(far + 2 * last + 1), np.uint64(far + 2 * first + 1), -1):
+        row[j] = row[j - np.uint64(2)]
+
+
+@inner
+def put_far(row: Int64, side: int, rank: int, size: int) -> int:
+    """`put` of a level below the window."""
+    far = at.FAR + side * at.FAR_SIZE
+    n = row[at.FAR_COUNT + side]
+    count = row[at.BID_COUNT + side]
+    i = find(row, far, n, rank)
+    place = far + 2 * i
+    if i < n and row[place] == rank:
+        if size > 0:
+            before = row[place + 1]
+            row[place + 1] = size
+            return int(before != size)
+        close(row, far, i, n - 1)
+        row[at.FAR_COUNT + side] = n - 1
+        row[at.BID_COUNT + side] = count - 1
+        return 1
+    if size == 0:
+        return 0
+    if count == LEVELS_MAX:
+        if i == 0:
+            return 0
+        place -= 2
+        close(row, far, 0, i - 1)
+    else:
+        open_up(row, far, i, n)
+        row[at.FAR_COUNT + side] = n + 1
+        row[at.BID_COUNT + side] = count + 1
+    row[place] = rank
+    row[place + 1] = size
+    return 1
+
+
+@inner
+def move(row: Int64, side: int, top: int) -> None:
+    """Let the window end with word `top`; no level may be above it. Levels change between near and far."""
+    near = at.NEAR + side * at.NEAR_TICKS
+    bits = at.NEAR_BITS + side * at.NEAR_WORDS
+    far = at.FAR + side * at.FAR_SIZE
+    end = far + 2 * row[at.FAR_COUNT + side]
+    before = row[at.NEAR_TOP + side]
+    for word in range(before - _WORD, min(before, top - at.NEAR_WORDS) + 1):
+        left = row[bits + (word & _WORD)]
+        row[bits + (word & _WORD)] = 0
+        while left != 0:
+            # The lowest first: each is better than every far level.
+            rank = word * 64 + trailing_zeros(left)
+            left &= left - 1
+            row[end] = rank
+            row[end + 1] = row[near + (rank & _SLOT)]
+            row[near + (rank & _SLOT)] = 0
+            end += 2
+    while end > far and row[end - 2] >> 6 > top - at.NEAR_WORDS:
+        end -= 2
+        rank = row[end]
+        row[near + (rank & _SLOT)] = row[end + 1]
+        row[bits + (rank >> 6 & _WORD)] |= 1 << (rank & 63)
+    row[at.FAR_COUNT + side] = (end - far) // 2
+    row[at.NEAR_TOP + side] = top
+
+
+@within
+def put(row: Int64, side: int, rank: int, size: int) -> int:
+    """Set one level; size 0 deletes. A full side drops its farthest level for a nearer one, and takes none farther.
+
+    Returns 1 if the level named has changed on the side, 0 if it was so before or was not taken. TOP is left behind.
+    """
+    word = rank >> 6
+    down = row[at.NEAR_TOP + side] - word
+    if down >= at.NEAR_WORDS:
+        return put_far(row, side, rank, size)
+    if down < 0:
+        if size == 0:
+            return 0
+        move(row, side, word)
+    place = at.NEAR + side * at.NEAR_TICKS + (rank & _SLOT)
+    before = row[place]
+    row[place] = size
+    bits = at.NEAR_BITS + side * at.NEAR_WORDS + (word & _WORD)
+    bit = rank & 63
+    row[bits] = (row[bits] & ~(1 << bit)) | (int(size > 0) << bit)
+    row[at.BID_COUNT + side] += int(size > 0) - int(before > 0)
+    if row[at.BID_COUNT + side] > LEVELS_MAX:
+        # Near holds fewer levels than a full side, so some are far.
+        row[at.BID_COUNT + side] = LEVELS_MAX
+        row[at.FAR_COUNT + side] -= 1
+        close(row, at.FAR + side * at.FAR_SIZE, 0, row[at.FAR_COUNT + side])
+    return int(before != size)
+
+
+@within
+def below(row: Int64, side: int, rank: int) -> int:
+    """Rank of the best near level below `rank`. There must be one."""
+    bits = at.NEAR_BITS + side * at.NEAR_WORDS
+    last = rank - 1
+    word = last >> 6
+    left = row[bits + (word & _WORD)] & ((2 << (last & 63)) - 1)
+    while left == 0:
+        word -= 1
+        left = row[bits + (word & _WORD)]
+    return word * 64 + 63 - leading_zeros(left)
+
+
+@inner
+def settle(row: Int64, side: int, above: int) -> None:
+    """Move the window down where the best level, below rank `above`, is so low in it that the next ones are far."""
+    n = row[at.FAR_COUNT + side]
+    if n == 0:
+        return
+    if n < row[at.BID_COUNT + side]:
+        best = below(row, side, above)
+    else:
+        best = row[at.FAR + side * at.FAR_SIZE + 2 * (n - 1)]
+    if row[at.NEAR_TOP + side] - (best >> 6) >= _SLACK:
+        move(row, side, best >> 6)
+
+
+@within
+def renew_top(row: Int64, side: int, highest: int) -> tuple[int, int]:
+    """Bring TOP up to date after levels up to rank `highest` were set.
+
+    Returns the order flow of the best level, and summed over FLOW_LEVELS levels: what came minus what went, in lots.
+    """
+    top = at.TOP_BIDS + side * at.TOP_SIZE
+    near = at.NEAR + side * at.NEAR_TICKS
+    above = min(max(highest, row[top]), row[at.NEAR_TOP + side] * 64 + 63) + 1
+    settle(row, side, above)
+    rank = min(above, row[at.NEAR_TOP + side] * 64 + 64)
+    count = row[at.BID_COUNT + side]
+    n = count - row[at.FAR_COUNT + side]
+    behind = at.FAR + side * at.FAR_SIZE + 2 * (count - 1)
+    total = 0
+    best = 0
+    for m in range(at.FLOW_LEVELS):
+        size = 0
+        if m < n:
+            rank = below(row, side, rank)
+            size = row[near + (rank & _SLOT)]
+        elif m < count:
+            rank = row[behind - 2 * m]
+            size = row[behind - 2 * m + 1]
+        else:
+            rank = NO_RANK
+        before = row[top + m]
+        flow = 0
+        if rank >= before:
+            flow += size
+        if rank <= before:
+            flow -= row[top + DEPTH_MAX + m]
+        row[top + m] = rank
+        row[top + DEPTH_MAX + m] = size
+        total += flow
+        if m == 0:
+            best = flow
+    return best, total
+
+
+@inner
+def fill_side(row: Int64, side: int, depth: int) -> None:
+    """Lay the best `depth` levels of a side into TOP, behind those that are always there."""
+    top = at.TOP_BIDS + side * at.TOP_SIZE
+    near = at.NEAR + side * at.NEAR_TICKS
+    count = row[at.BID_COUNT + side]
+    n = count - row[at.FAR_COUNT + side]
+    behind = at.FAR + side * at.FAR_SIZE + 2 * (count - 1)
+    rank = row[top + at.FLOW_LEVELS - 1]
+    for m in range(at.FLOW_LEVELS, min(depth, count)):
+        if m < n:
+            rank = below(row, side, rank)
+            row[top + m] = rank
+            row[top + DEPTH_MAX + m] = row[near + (rank & _SLOT)]
+        else:
+            row[top + m] = row[behind - 2 * m]
+            row[top + DEPTH_MAX + m] = row[behind - 2 * m + 1]
+
+
+def levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
+    """Ranks, ascending, and sizes of all levels of a side."""
+    far = _far(row, side)[: row[at.FAR_COUNT + side]]
+    ticks = (int(row[at.NEAR_TOP + side]) - _WORD) * 64 + np.arange(at.NEAR_TICKS)
+    sizes = _near(row, side)[ticks & _SLOT]
+    held = sizes > 0
+    return np.concatenate([far[:, 0], ticks[held]]), np.concatenate([far[:, 1], sizes[held]])
+
+
+def set_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
+    """Lay a whole side, ranks ascending, into a row of zeros; at most LEVELS_MAX levels, each with a size."""
+    top = row[at.TOP_BIDS + side * at.TOP_SIZE :]
+    top[: at.FLOW_LEVELS] = NO_RANK
+    if len(ranks) == 0:
+        return
+    word = int(ranks[-1]) >> 6
+    n = int(np.searchsorted(ranks, (word - _WORD) * 64))
+    _far(row, side)[:n] = np.stack([ranks[:n], sizes[:n]], axis=1)
+    near = _near(row, side)
+    near[ranks[n:] & _SLOT] = sizes[n:]
+    bits = np.packbits(near > 0, bitorder="little").view(np.int64)
+    row[at.NEAR_BITS + side * at.NEAR_WORDS :][: at.NEAR_WORDS] = bits
+    row[at.BID_COUNT + side], row[at.FAR_COUNT + side], row[at.NEAR_TOP + side] = len(ranks), n, word
+    best = slice(-1, -1 - min(at.FLOW_LEVELS, len(ranks)), -1)
+    top[: len(ranks[best])] = ranks[best]
+    top[DEPTH_MAX : DEPTH_MAX + len(ranks[best])] = sizes[best]
+
+
+def _near(row: Int64, side: int) -> Int64:
+    return row[at.NEAR + side * at.NEAR_TICKS :][: at.NEAR_TICKS]
+
+
+def _far(row: Int64, side: int) -> Int64:
+    return row[at.FAR + side * at.FAR_SIZE :][: at.FAR_SIZE].reshape(LEVELS_MAX, 2)

@@ -1,0 +1,317 @@
+"""A side of near and far levels equals one sorted list and a dict, after every record, wherever its window lies."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from schemas.columns import Int64
+from schemas.limits import DEPTH_MAX, LEVELS_MAX, PRICE_TICKS_MAX
+from tables import book, side
+from tables import layout as at
+
+Levels = list[tuple[int, int]]
+SIDES = (at.BID, at.ASK)
+FLOWS = (at.DELTAS, at.CHURN, at.ORDER_FLOW, at.MULTI_FLOW)
+
+
+@njit
+def snapshot(row: Int64, body: Int64) -> bool:
+    return book.apply_snapshot(row, body, 0, 0)
+
+
+@njit
+def delta(row: Int64, body: Int64) -> bool:
+    return book.apply_delta(row, body, 0, 0)
+
+
+@njit
+def fill_top(row: Int64, depth: int) -> None:
+    book.fill_top(row, depth)
+
+
+@njit
+def empty(row: Int64) -> None:
+    book.empty(row)
+
+
+class Record(NamedTuple):
+    """Levels as (price, size), size 0 deletes."""
+
+    is_snapshot: bool
+    bids: Levels
+    asks: Levels
+
+
+class Reference:
+    """A side twice: as two sorted lists, and as a dict; levels by rank."""
+
+    def __init__(self) -> None:
+        self.ranks: list[int] = []
+        self.sizes: list[int] = []
+        self.by_rank: dict[int, int] = {}
+
+    def put(self, rank: int, size: int) -> bool:
+        """Whether the level has changed: both must say the same."""
+        changed = self._put_sorted(rank, size)
+        before = self.by_rank.get(rank, 0)
+        self.by_rank[rank] = size
+        if size == 0:
+            del self.by_rank[rank]
+        elif len(self.by_rank) > LEVELS_MAX:
+            del self.by_rank[min(self.by_rank)]
+        assert changed == (self.by_rank.get(rank, 0) != before)
+        return changed
+
+    def _put_sorted(self, rank: int, size: int) -> bool:
+        i = bisect_left(self.ranks, rank)
+        if i < len(self.ranks) and self.ranks[i] == rank:
+            before = self.sizes[i]
+            self.sizes[i] = size
+            if size == 0:
+                del self.ranks[i], self.sizes[i]
+            return before != size
+        if size == 0 or (len(self.ranks) == LEVELS_MAX and i == 0):
+            return False
+        self.ranks.insert(i, rank)
+        self.sizes.insert(i, size)
+        if len(self.ranks) > LEVELS_MAX:
+            del self.ranks[0], self.sizes[0]
+        return True
+
+    def best(self, depth: int) -> Levels:
+        return list(zip(self.ranks[: -depth - 1 : -1], self.sizes[: -depth - 1 : -1], strict=True))
+
+
+def flow(before: Sequence[Levels], after: Sequence[Levels], levels: int) -> int:
+    """Order flow of the best levels by its definition, in prices: before and after as (bids, asks), best first."""
+    total = 0
+    for m in range(levels):
+        (bid0, q0), (ask0, r0) = (_level(each, m, sign) for each, sign in zip(before, (1, -1), strict=True))
+        (bid, q), (ask, r) = (_level(each, m, sign) for each, sign in zip(after, (1, -1), strict=True))
+        total += q * (bid >= bid0) - q0 * (bid <= bid0) - r * (ask <= ask0) + r0 * (ask >= ask0)
+    return total
+
+
+def _level(levels: Levels, m: int, sign: int) -> tuple[float, int]:
+    """(price, size) of one level; a bid that is not there is worse than any, and so is an ask."""
+    return (sign * levels[m][0], levels[m][1]) if m < len(levels) else (-sign * float("inf"), 0)
+
+
+class Pair:
+    """A row and its references, fed the same records; after each of them everything is compared."""
+
+    def __init__(self) -> None:
+        self.row = np.zeros(at.ROW_SIZE, np.int64)
+        self.sides = (Reference(), Reference())
+        self.sequence = 0
+        self.sums = dict.fromkeys(FLOWS, 0)
+
+    def take(self, record: Record) -> None:
+        self.sequence += 1
+        body = [] if record.is_snapshot else [self.sequence, self.sequence, self.sequence - 1]
+        body += [self.sequence] if record.is_snapshot else []
+        for levels in (record.bids, record.asks):
+            body += [len(levels), *(number for level in levels for number in level)]
+        assert (snapshot if record.is_snapshot else delta)(self.row, np.array(body))
+        before = [side.best(at.FLOW_LEVELS) for side in self.sides]
+        if record.is_snapshot:
+            self.sides = (Reference(), Reference())
+        changes = 0
+        for reference, levels, sign in zip(self.sides, (record.bids, record.asks), (1, -1), strict=True):
+            # A Snapshot names each price once, and keeps its nearest levels in whatever order it names them.
+            changes += sum([reference.put(sign * price, size) for price, size in levels])
+        after = [side.best(at.FLOW_LEVELS) for side in self.sides]
+        if not record.is_snapshot:
+            amounts = (1, changes, flow(before, after, 1), flow(before, after, at.FLOW_LEVELS))
+            for quantity, amount in zip(FLOWS, amounts, strict=True):
+                self.sums[quantity] += amount
+        self.compare()
+
+    def compare(self) -> None:
+        assert {quantity: self.row[at.TOTALS + quantity] for quantity in FLOWS} == self.sums
+        both = all(reference.ranks for reference in self.sides)
+        mid2 = self.sides[0].ranks[-1] - self.sides[1].ranks[-1] if both else 0
+        assert mid2 == (self.row[at.TOP_BIDS] - self.row[at.TOP_ASKS] if both else 0)
+        for which, reference in zip(SIDES, self.sides, strict=True):
+            ranks, sizes = side.levels_of(self.row, which)
+            assert (ranks.tolist(), sizes.tolist()) == (reference.ranks, reference.sizes)
+            assert dict(zip(reference.ranks, reference.sizes, strict=True)) == reference.by_rank
+            assert self.row[at.BID_COUNT + which] == len(reference.ranks)
+            self.compare_top(which, reference, at.FLOW_LEVELS)
+            missing = top(self.row, which)[len(reference.ranks) : at.FLOW_LEVELS]
+            assert missing == [(side.NO_RANK, 0)] * max(at.FLOW_LEVELS - len(reference.ranks), 0)
+            check_places(self.row, which)
+
+    def compare_top(self, which: int, reference: Reference, depth: int) -> None:
+        found = top(self.row, which)[: min(depth, len(reference.ranks))]
+        assert found == reference.best(depth)
+
+    def fill(self, depth: int) -> None:
+        fill_top(self.row, depth)
+        for which, reference in zip(SIDES, self.sides, strict=True):
+            self.compare_top(which, reference, depth)
+
+
+def top(row: Int64, which: int) -> Levels:
+    place = at.TOP_BIDS + which * at.TOP_SIZE
+    ranks, sizes = row[place : place + DEPTH_MAX], row[place + DEPTH_MAX : place + 2 * DEPTH_MAX]
+    return list(zip(ranks.tolist(), sizes.tolist(), strict=True))
+
+
+def check_places(row: Int64, which: int) -> None:
+    """What lies where: a bit for every near size and for no other, far levels below the window."""
+    near = row[at.NEAR + which * at.NEAR_TICKS :][: at.NEAR_TICKS]
+    words = row[at.NEAR_BITS + which * at.NEAR_WORDS :][: at.NEAR_WORDS]
+    bits = np.unpackbits(words.copy().view(np.uint8), bitorder="little").astype(bool)
+    assert np.array_equal(bits, near != 0)
+    assert row[at.BID_COUNT + which] == row[at.FAR_COUNT + which] + bits.sum()
+    far = row[at.FAR + which * at.FAR_SIZE :][: 2 * row[at.FAR_COUNT + which] : 2]
+    assert (np.diff(far) > 0).all()
+    assert (far >> 6 <= row[at.NEAR_TOP + which] - at.NEAR_WORDS).all()
+
+
+SIZES = st.sampled_from([0, 0, 1, 2, 900, 1 << 40])
+STEPS = st.one_of(
+    st.integers(-8, 8),
+    st.integers(-at.NEAR_TICKS - 70, at.NEAR_TICKS + 70),
+    st.sampled_from([-64, -1, 1, 63, 64, 960, 1023, 1024, -1023, -1024, 5000, -5000]),
+    st.integers(-PRICE_TICKS_MAX, PRICE_TICKS_MAX),
+)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> list[Record]:
+    """Prices around centres that leap; sides that run empty; both sides anywhere, crossed as well."""
+    centre = draw(st.sampled_from([1, 700, 100_000, PRICE_TICKS_MAX]))
+    found = []
+    for i in range(draw(st.integers(1, 12))):
+        is_snapshot = i == 0 or draw(st.integers(0, 9)) == 0
+        sides = []
+        for _ in SIDES:
+            steps = draw(st.lists(STEPS, max_size=12, unique=is_snapshot))
+            prices = [min(max(centre + step, 1), PRICE_TICKS_MAX) for step in steps]
+            if is_snapshot:
+                prices = list(dict.fromkeys(prices))
+            sides.append([(price, draw(SIZES.filter(bool)) if is_snapshot else draw(SIZES)) for price in prices])
+        found.append(Record(is_snapshot, *sides))
+        named = [price for side in sides for price, _ in side]
+        if named and draw(st.booleans()):
+            centre = draw(st.sampled_from(named))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(records(), st.integers(at.FLOW_LEVELS, DEPTH_MAX))
+def test_near_and_far_equal_one_sorted_side_and_a_dict(found: list[Record], depth: int) -> None:
+    pair = Pair()
+    for record in found:
+        pair.take(record)
+        pair.fill(depth)
+
+
+def drift(chance: random.Random, pair: Pair, *, steps: int, jump: int, spread: int, centre: int = 500_000) -> None:
+    """Deltas around a price that walks, and now and then leaps by up to `jump`; what is left behind is deleted late."""
+    for _ in range(steps):
+        centre += chance.choice((-1, 0, 0, 1)) * chance.randrange(1, 40)
+        if chance.random() < 0.03:
+            centre += chance.randrange(-jump, jump + 1)
+        centre = min(max(centre, spread + 1), PRICE_TICKS_MAX - spread)
+        sides: list[Levels] = []
+        for reference, sign in zip(pair.sides, (1, -1), strict=True):
+            changed = []
+            for _ in range(chance.randrange(8)):
+                depth = min(int(chance.expovariate(3 / spread)), spread)
+                changed.append((centre - sign * depth, chance.choice((0, 1, 5, 7))))
+            beyond = [abs(rank) for rank in reference.ranks[-40:] if rank > sign * centre]
+            changed += [(price, 0) for price in beyond if chance.random() < 0.7]
+            chance.shuffle(changed)
+            sides.append(changed)
+        pair.take(Record(is_snapshot=False, bids=sides[0], asks=sides[1]))
+        if chance.random() < 0.1:
+            pair.fill(chance.randrange(at.FLOW_LEVELS, DEPTH_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    ("seed", "jump", "spread"), [(1, 10, 40), (2, 3_000, 600), (3, 40_000, 5_000), (4, 200, 1_500), (5, 1 << 40, 900)]
+)
+def test_a_walk_over_thousands_of_ticks(seed: int, jump: int, spread: int) -> None:
+    chance, pair = random.Random(seed), Pair()
+    pair.take(Record(is_snapshot=True, bids=[(499_999, 1)], asks=[(500_001, 1)]))
+    drift(chance, pair, steps=1_500, jump=jump, spread=spread)
+
+
+@pytest.mark.parametrize("step", [1, 3, 700])
+def test_full_sides(step: int) -> None:
+    """8,192 levels, and more: the farthest give way to nearer ones, also while the window moves."""
+    chance, pair, centre = random.Random(step), Pair(), 10_000_000
+    places = chance.sample(range(1, LEVELS_MAX + 100), LEVELS_MAX + 50)
+    pair.take(Record(True, [(centre - step * i, i) for i in places], [(centre + step * i, i) for i in sorted(places)]))
+    for _ in range(10):
+        nearer = [(centre - step * i - chance.randrange(step), 3) for i in chance.sample(range(6_000), 40)]
+        pair.take(Record(False, nearer, [(2 * centre - price, 3) for price, _ in nearer]))
+        drift(chance, pair, steps=8, jump=400 * step, spread=300 * step, centre=centre)
+        assert max(len(reference.ranks) for reference in pair.sides) > LEVELS_MAX - 400
+
+
+def test_a_side_that_runs_empty_and_comes_back_elsewhere() -> None:
+    pair = Pair()
+    pair.take(Record(True, [(1000 + i, 1) for i in range(3)], [(2000, 1)]))
+    for price in (1, 1 << 40, 5_000, 900_000, 1_002):
+        pair.take(Record(False, [(rank, 0) for rank in pair.sides[0].ranks], [(2000, 0)]))
+        pair.fill(DEPTH_MAX)
+        pair.take(Record(False, [(price, 4)], [(2000, 4)]))
+    empty(pair.row)
+    assert [side.levels_of(pair.row, which)[0].tolist() for which in SIDES] == [[], []]
+    pair.take(Record(True, [], []))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_levels_laid_back_into_a_row_are_the_same_side(seed: int) -> None:
+    """Restored rows go on as if never stored, whatever the window was."""
+    chance, pair = random.Random(seed), Pair()
+    pair.take(Record(is_snapshot=True, bids=[(499_999, 1)], asks=[(500_001, 1)]))
+    for _ in range(6):
+        drift(chance, pair, steps=60, jump=chance.choice((10, 3_000)), spread=chance.choice((5, 100, 4_000)))
+        row = np.zeros(at.ROW_SIZE, np.int64)
+        row[: at.HEADER_SIZE] = pair.row[: at.HEADER_SIZE]
+        row[at.TOTALS : at.RING_END] = pair.row[at.TOTALS : at.RING_END]
+        for which in SIDES:
+            side.set_levels(row, which, *side.levels_of(pair.row, which))
+        pair.row = row
+        pair.compare()
+        pair.fill(DEPTH_MAX)
+    for which in SIDES:
+        pair.sides[which].__init__()  # type: ignore[misc]
+        side.set_levels(row := np.zeros(at.ROW_SIZE, np.int64), which, *side.levels_of(np.zeros_like(row), which))
+
+
+FLOW_CASES = [
+    # bids before, asks before, bids set, asks set, flow of the best, flow of five levels
+    ([(100, 5)], [(101, 7)], [(100, 8)], [], 3, 3),
+    ([(100, 5)], [(101, 7)], [(100, 0), (99, 4)], [], -5, -5),
+    ([(100, 5), (99, 2)], [(103, 7)], [(101, 4)], [], 4, 4 + 5 + 2),
+    ([(100, 5), (99, 2)], [(103, 7)], [(99, 6)], [], 0, 4),
+    ([(100, 5)], [(101, 7), (102, 3)], [], [(101, 0)], 7, 7 + 3),
+    ([(100, 5)], [(103, 7)], [], [(102, 1)], -1, -1 - 7),
+    ([(100 - i, 1) for i in range(6)], [(101, 1)], [(95, 9)], [], 0, 0),
+    ([(100 - i, 1) for i in range(6)], [(101, 1)], [(96, 0)], [], 0, -1),
+]
+
+
+@pytest.mark.parametrize(("bids", "asks", "bids_set", "asks_set", "best", "five"), FLOW_CASES)
+def test_order_flow_by_hand(
+    bids: Levels, asks: Levels, bids_set: Levels, asks_set: Levels, best: int, five: int
+) -> None:
+    pair = Pair()
+    pair.take(Record(True, bids, asks))
+    pair.take(Record(False, bids_set, asks_set))
+    assert (pair.row[at.TOTALS + at.ORDER_FLOW], pair.row[at.TOTALS + at.MULTI_FLOW]) == (best, five)
