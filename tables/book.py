@@ -79,7 +79,7 @@ def put_side(row: Int64, side: int, body: Int64, start: int) -> tuple[int, int, 
 @inner
 def lay_side(row: Int64, side: int, body: Int64, start: int) -> int:
     """Replace a side by that of a Snapshot at body[start]. Returns where its levels end."""
-    n = body[start]
+    n: int = body[start]
     end = start + 1 + 2 * n
     sign = 1 - 2 * side
     clear_side(row, side)

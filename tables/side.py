@@ -9,13 +9,19 @@ Units: ticks, lots.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
+from numba.cpython.unsafe import numbers
 
 from schemas.columns import Int64
 from schemas.limits import DEPTH_MAX, LEVELS_MAX
 from tables import layout as at
 from tables.compiled import inner, within
+
+# numba's type hints mistake what an intrinsic is.
+leading_zeros: Any = numbers.leading_zeros
+trailing_zeros: Any = numbers.trailing_zeros
 
 NO_RANK = -(1 << 62)
 """Rank of a level that is not there: worse than any."""
@@ -62,18 +68,17 @@ def find(row: Int64, far: int, n: int, rank: int) -> int:
 
 
 @inner
-def close(row: Int64, far: int, first: int, last: int) -> None:
+def shift_down(row: Int64, far: int, first: int, last: int) -> None:
     """Move the far levels behind `first`, up to `last`, one place down."""
-    # Unsigned places need no check whether they count from the end, so that the loop becomes one memmove.
-    for j in range(np.uint64(far + 2 * first), np.uint64(far + 2 * last)):
-        row[j] = row[j + np.uint64(2)]
+    for place in range(far + 2 * first, far + 2 * last):
+        row[place] = row[place + 2]
 
 
 @inner
-def open_up(row: Int64, far: int, first: int, last: int) -> None:
+def shift_up(row: Int64, far: int, first: int, last: int) -> None:
     """Move the far levels from `first` on, `last` not included, one place up."""
-    for j in range(np.uint64(far + 2 * last + 1), np.uint64(far + 2 * first + 1), -1):
-        row[j] = row[j - np.uint64(2)]
+    for place in range(far + 2 * last + 1, far + 2 * first + 1, -1):
+        row[place] = row[place - 2]
 
 
 @inner
@@ -89,7 +94,7 @@ def put_far(row: Int64, side: int, rank: int, size: int) -> int:
             before = row[place + 1]
             row[place + 1] = size
             return int(before != size)
-        close(row, far, i, n - 1)
+        shift_down(row, far, i, n - 1)
         row[at.FAR_COUNT + side] = n - 1
         row[at.BID_COUNT + side] = count - 1
         return 1
@@ -99,9 +104,9 @@ def put_far(row: Int64, side: int, rank: int, size: int) -> int:
         if i == 0:
             return 0
         place -= 2
-        close(row, far, 0, i - 1)
+        shift_down(row, far, 0, i - 1)
     else:
-        open_up(row, far, i, n)
+        shift_up(row, far, i, n)
         row[at.FAR_COUNT + side] = n + 1
         row[at.BID_COUNT + side] = count + 1
     row[place] = rank
@@ -162,7 +167,7 @@ def put(row: Int64, side: int, rank: int, size: int) -> int:
         # Near holds fewer levels than a full side, so some are far.
         row[at.BID_COUNT + side] = LEVELS_MAX
         row[at.FAR_COUNT + side] -= 1
-        close(row, at.FAR + side * at.FAR_SIZE, 0, row[at.FAR_COUNT + side])
+        shift_down(row, at.FAR + side * at.FAR_SIZE, 0, row[at.FAR_COUNT + side])
     return int(before != size)
 
 
@@ -176,7 +181,8 @@ def below(row: Int64, side: int, rank: int) -> int:
     while left == 0:
         word -= 1
         left = row[bits + (word & _WORD)]
-    return word * 64 + 63 - leading_zeros(left)
+    found: int = word * 64 + 63 - leading_zeros(left)
+    return found
 
 
 @inner
@@ -185,10 +191,9 @@ def settle(row: Int64, side: int, above: int) -> None:
     n = row[at.FAR_COUNT + side]
     if n == 0:
         return
+    best = row[at.FAR + side * at.FAR_SIZE + 2 * (n - 1)]
     if n < row[at.BID_COUNT + side]:
         best = below(row, side, above)
-    else:
-        best = row[at.FAR + side * at.FAR_SIZE + 2 * (n - 1)]
     if row[at.NEAR_TOP + side] - (best >> 6) >= _SLACK:
         move(row, side, best >> 6)
 

@@ -148,11 +148,11 @@ def test_a_full_side_drops_its_farthest_level() -> None:
 def test_a_snapshot_in_any_order_is_the_same_book(order: str) -> None:
     bids, asks = [(100 - i, i + 1) for i in range(50)], [(101 + i, i + 1) for i in range(50)]
     shown = [list(bids), list(asks)]
-    for side in shown:
+    for levels in shown:
         if order == "best last":
-            side.reverse()
+            levels.reverse()
         elif order == "shuffled":
-            random.Random(2).shuffle(side)
+            random.Random(2).shuffle(levels)
     ours = Book()
     ours.snapshot(7, *shown)
     assert ours.sides == (bids, asks)
