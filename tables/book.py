@@ -1,12 +1,13 @@
 """The order book of one row, and the chain of sequences that proves it.
 
 Input: the body of a Snapshot or a Delta inside `Columns.body`.
-State: BOOK_STATE and two sides, each ranks ascending (best at the end) and sizes; updates near the best move little.
-Output: whether a record was applied; order flow and level changes are added to the open bucket.
+State: BOOK_STATE and two sides (tables/side.py).
+Output: whether a record was applied; order flow and level changes are added to the running totals.
 Units: prices in ticks, sizes in lots.
 A sequence that falls while the venue's clock goes on is a new sequence: the venue was reset.
 Source: Binance, "How to manage a local order book correctly" (futures: U, u, pu; spot: U, u). Cont, Kukanov, Stoikov,
-"The price impact of order book events" (2014), for the order flow of the best level.
+"The price impact of order book events" (2014), for the order flow of the best level. Xu, Gould, Howison, "Multi-level
+order-flow imbalance in a limit order book" (2018), for that of each of the five best.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def mid2(row: Int64) -> int:
 
 @inner
 def fill_top(row: Int64, depth: int) -> None:
-    """Have the best `depth` levels of both sides in TOP, FLOW_LEVELS <= depth <= DEPTH_MAX, as many as there are."""
+    """Have the best `depth` levels of both sides in TOP, depth <= DEPTH_MAX, as many as there are."""
     if row[at.TOP_DEPTH] < depth:
         fill_side(row, at.BID, depth)
         fill_side(row, at.ASK, depth)
