@@ -47,10 +47,10 @@ class Side:
     def _best(self) -> tuple[list[int], list[int]]:
         """Ranks and sizes of the best five levels, best first."""
         ranks = self.ranks[: -FLOW_LEVELS - 1 : -1]
-        sizes = [self.sizes[rank] for rank in ranks]
-        while len(ranks) < FLOW_LEVELS:
-            ranks.append(NO_RANK)
-            sizes.append(0)
+        sizes = list(map(self.sizes.__getitem__, ranks))
+        if len(ranks) < FLOW_LEVELS:
+            sizes += [0] * (FLOW_LEVELS - len(ranks))
+            ranks += [NO_RANK] * (FLOW_LEVELS - len(ranks))
         return ranks, sizes
 
     def change(self, body: list[int], first: int, end: int) -> tuple[int, int, int]:
@@ -63,8 +63,8 @@ class Side:
         fifth = self.best_ranks[-1]
         changed = 0
         is_near = False
-        for i in range(first, end, 2):
-            rank, size = sign * body[i], body[i + 1]
+        for price, size in zip(body[first:end:2], body[first + 1 : end : 2], strict=True):
+            rank = sign * price
             before = sizes.get(rank, 0)
             if size == before:
                 continue
@@ -90,14 +90,10 @@ class Side:
         ranks, sizes = self.best_ranks, self.best_sizes = self._best()
         if ranks == ranks_before:
             return sizes[0] - sizes_before[0], sum(sizes) - sum(sizes_before)
-        flows = []
-        for rank, size, rank_before, size_before in zip(ranks, sizes, ranks_before, sizes_before, strict=True):
-            if rank > rank_before:
-                flows.append(size)
-            elif rank < rank_before:
-                flows.append(-size_before)
-            else:
-                flows.append(size - size_before)
+        flows = [
+            size if rank > rank_before else -size_before if rank < rank_before else size - size_before
+            for rank, size, rank_before, size_before in zip(ranks, sizes, ranks_before, sizes_before, strict=True)
+        ]
         return flows[0], sum(flows)
 
     def prices(self, depth: int) -> list[int]:
