@@ -20,6 +20,7 @@ class Market:
         self.key, self.chance, self.contract = key, chance, CONTRACTS[key]
         self.mid = {"LINEAR": 20_000, "SPOT": 6_000_000, "INVERSE": 268_000}[self.contract]
         self.sequence, self.tick_size = chance.randrange(10**6), 1
+        self.interest, self.position = 10**9, 0
 
     def event(self, ts: int, kind: Kind, body: dict[str, Any]) -> Event:
         delay = self.chance.choice((0, 3, 70, -1500)) * NS_PER_MS + self.chance.randrange(1000)
@@ -82,18 +83,18 @@ class Market:
             return self.event(
                 ts, Kind.FUNDING, {"rate": self.chance.randrange(-(10**9), 10**9), "next_funding_ts": nexts}
             )
-        names = (
-            "sequence",
-            "bid_price",
-            "bid_size",
-            "ask_price",
-            "ask_size",
-            "mark_price",
-            "index_price",
-            "open_interest",
-        )
-        return self.event(ts, Kind.TICKER, {
-            name: self.chance.choice((None, self.chance.randrange(10**9, 10**12))) for name in names
+        self.interest += self.chance.randrange(-400, 500)
+        names = ("sequence", "bid_price", "bid_size", "ask_price", "ask_size", "mark_price", "index_price")
+        body = {name: self.chance.choice((None, self.chance.randrange(10**9, 10**12))) for name in names}
+        return self.event(ts, Kind.TICKER, body | {"open_interest": self.chance.choice((None, self.interest))})
+
+    def held(self, ts: int) -> Event:
+        """The own position: grown, turned around or closed; an account tells more or less of it."""
+        self.position = self.chance.choice((0, -self.position, self.position + self.chance.randrange(-50, 60)))
+        entry = self.mid * 10**6 + self.chance.randrange(10**6)
+        return self.event(ts, Kind.POSITION, {
+            "size": self.position, "entry_price": self.chance.choice((None, entry, entry)), "unrealized_pnl": None,
+            "realized_pnl": self.chance.choice((None, self.chance.randrange(-(10**10), 10**10))),
         })  # fmt: skip
 
     def next(self, ts: int) -> Event:
@@ -109,6 +110,8 @@ class Market:
             return self.trade(ts)
         if roll < 0.98:
             return self.told(ts)
+        if roll < 0.99:
+            return self.held(ts)
         return self.event(ts, Kind.NEWS, {"source_id": "n", "sentiment": 0, "confidence": 0})
 
 
