@@ -155,7 +155,9 @@ def test_only_ticks_for_an_hour(columns: Columns, events: list[Event]) -> None:
     """Windows run empty, the book stands and is stale; steps of a minute give the same as every step."""
     last = max(event.ts_recv for event in events) // NS_PER_S * NS_PER_S
     every = [tick_event(last + i * NS_PER_S // 10) for i in range(1, 36_001)]
-    stepping, leaping = Engine([MICRO], 0), Engine([MICRO], 0)
+    # A z-score looks back on emitted values, of which the two have not the same.
+    unscored = FeatureSet("micro", 1, 1000, tuple(name for name in MICRO.features if not name.startswith("zscore")))
+    stepping, leaping = Engine([unscored], 0), Engine([unscored], 0)
     for engine in (stepping, leaping):
         engine.apply(columns)[0]
     walked = stepping.apply(from_events(0, len(events), every))[0]
@@ -164,7 +166,7 @@ def test_only_ticks_for_an_hour(columns: Columns, events: list[Event]) -> None:
         leaping.apply(from_events(0, len(events) + 600 * i + 599, [tick]))[0] for i, tick in enumerate(minutes)
     ])  # fmt: skip
     assert_same(leapt, walked.select(np.isin(walked.time, [tick.body["time"] for tick in minutes])))
-    names = MICRO.features
+    names = unscored.features
     assert (walked.values[-4:, names.index("trade_count_60s")] == 0).all()
     for key in stepping.arena.keys:
         assert stepping.arena.dump(key) == leaping.arena.dump(key)
