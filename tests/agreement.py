@@ -1,4 +1,4 @@
-"""Vectors of the engine held against the oracle's, every bit; and feature sets that leave nothing out."""
+"""Vectors held against the oracle's, every bit; feature sets that leave nothing out; the oracle's books."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from agents.catalogue import FAMILIES, By
 from agents.oracle import Oracle
-from schemas.columns import Columns
+from agents.oracle.book import Book, Side
+from schemas.columns import Columns, from_events
+from schemas.events import Event
 from schemas.feature_sets import FeatureSet, Policy
 from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
@@ -70,3 +72,27 @@ def assert_agrees(columns: Columns, vectors: Vectors) -> int:
     where = f"{vectors.feature_set.features[place]} of {expected.instruments()[i]} at {expected.time[i]}"
     was, wanted = float(vectors.values[i, place]).hex(), float(expected.values[i, place]).hex()
     raise AssertionError(f"{where}: {was}, oracle {wanted}; values differ in {sorted(names)}")
+
+
+class OracleBooks:
+    """The books of some instruments as the oracle keeps them, record by record."""
+
+    def __init__(self) -> None:
+        self._oracle, self._offset = Oracle(FeatureSet("mid", 1, 1000, ("mid_price",)), 0), 0
+
+    def take(self, event: Event) -> Book:
+        """Fold one record; the book of its instrument."""
+        self._oracle.apply(from_events(0, self._offset, [event]))
+        self._offset += 1
+        return self._oracle.symbols[event.key].book
+
+
+def best(book: Book) -> tuple[int, int, int, int]:
+    """Best bid, its size, best ask, its size; both sides have levels."""
+    bid, ask = book.bids.ranks[-1], book.asks.ranks[-1]
+    return bid, book.bids.sizes[bid], -ask, book.asks.sizes[ask]
+
+
+def sizes(side: Side) -> dict[int, int]:
+    """Sizes by price."""
+    return {side.sign * rank: size for rank, size in side.sizes.items()}

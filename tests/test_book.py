@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agreement import OracleBooks, best, sizes
 from frames import instrument, read
 from numba import njit
-from oracle import DictBook
 from streams import START, tick_event
 
 from agents.engine import Engine
@@ -41,14 +41,15 @@ def put(row: Int64, which: int, rank: int, size: int) -> int:
 
 
 class Book:
-    """An engine's book, fed record by record."""
+    """An engine's book, fed record by record, and the oracle's beside it."""
 
     def __init__(self) -> None:
-        self.engine, self.offset = Engine([TENTHS], 0), 0
+        self.engine, self.offset, self.books = Engine([TENTHS], 0), 0, OracleBooks()
         self.take(instrument(KEY))
 
     def take(self, event: Event) -> None:
         self.engine.apply(from_events(0, self.offset, [event._replace(key=KEY)]))[0]
+        self.plain = self.books.take(event._replace(key=KEY))
         self.offset += 1
 
     def snapshot(self, sequence: int, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> None:
@@ -92,25 +93,25 @@ def _side(levels: list[tuple[int, int]]) -> list[dict[str, int]]:
 def test_best_quotes_equal_the_venues_own(
     names: list[str], counts: dict[str, int | None], recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After each Delta whose update id a bookTicker carries: best price and size of both sides, engine and dict."""
+    """After each Delta whose update id a bookTicker carries: best price and size of both sides, engine and oracle."""
     found = read([recordings / "hftbacktest" / name for name in names])
     assert set(found) == set(counts)
     for symbol, (events, quotes) in found.items():
-        ours, naive, compared, applied = Book(), DictBook(), 0, 0
+        ours, compared, applied = Book(), 0, 0
         for event in events[1:]:
             ours.take(event)
-            (naive.snapshot if event.kind is Kind.SNAPSHOT else naive.delta)(event.body)
+            plain = ours.plain
             assert ours[at.BOOK_STATE] != at.GAP
-            assert ours[at.SEQUENCE] == naive.sequence
+            assert ours[at.SEQUENCE] == plain.sequence
             if ours[at.BOOK_STATE] == at.SYNCED:
-                best = ours.best()
-                applied += event.body["sequence_last"] == naive.sequence
-                assert best[0] < best[2], "crossed"
-                if event.kind is Kind.DELTA and event.body["sequence_last"] == naive.sequence in quotes:
-                    assert best == quotes[naive.sequence] == naive.best()
+                found_best = ours.best()
+                applied += event.body["sequence_last"] == plain.sequence
+                assert found_best[0] < found_best[2], "crossed"
+                if event.kind is Kind.DELTA and event.body["sequence_last"] == plain.sequence in quotes:
+                    assert found_best == quotes[plain.sequence] == best(plain)
                     compared += 1
         bids, asks = ours.sides
-        assert (dict(bids), dict(asks)) == (naive.bids, naive.asks)
+        assert (dict(bids), dict(asks)) == (sizes(ours.plain.bids), sizes(ours.plain.asks))
         assert compared == counts[symbol] or (counts[symbol] is None and compared > 0)
         with capsys.disabled():
             print(f"\n{symbol}: {applied} deltas, {compared} of {compared} best quotes equal bookTicker")
@@ -191,17 +192,13 @@ SPOT = [
 
 @pytest.mark.parametrize(("deltas", "state", "sequence", "why"), [*FUTURES, *SPOT])
 def test_chain_rules(deltas: list[tuple[int, int, int | None]], state: int, sequence: int, why: str) -> None:
-    ours, naive = Book(), DictBook()
-    snapshot = {"sequence_last": 100, "bids": _side([(10, 1)]), "asks": _side([(11, 1)])}
+    ours = Book()
     ours.snapshot(100, [(10, 1)], [(11, 1)])
-    naive.snapshot(snapshot)
     for i, chain in enumerate(deltas):
         ours.delta(*chain, bids=[(10, 5 + i)])
-        fields = zip(("sequence_first", "sequence_last", "sequence_previous"), chain, strict=True)
-        naive.delta(dict(fields) | {"bids": _side([(10, 5 + i)]), "asks": []})
     assert (ours[at.BOOK_STATE], ours[at.SEQUENCE]) == (state, sequence), why
-    assert (naive.sequence is None) == (state == at.GAP)
-    assert dict(ours.sides[0]) == naive.bids
+    assert ours.plain.is_known == (state != at.GAP)
+    assert dict(ours.sides[0]) == sizes(ours.plain.bids)
 
 
 def test_a_gap_holds_until_the_next_snapshot() -> None:
@@ -276,7 +273,7 @@ RESETS = [
 def test_a_venue_that_begins_a_new_sequence_does_not_freeze_the_book(
     kind: str, ts_event: float, ts_recv: float, sequence: int | None, why: str
 ) -> None:
-    ours, naive = Book(), DictBook()
+    ours = Book()
     before = {"sequence_last": 100, "bids": _side([(10, 1)]), "asks": _side([(11, 1)])}
     chain = {"sequence_first": 101, "sequence_last": 102, "sequence_previous": 100}
     lower: dict[str, Any] = {"sequence_first": 50, "sequence_last": 50, "sequence_previous": 49}
@@ -287,10 +284,9 @@ def test_a_venue_that_begins_a_new_sequence_does_not_freeze_the_book(
     ):  # fmt: skip
         venue_ts, ts = int(venue_s * SECOND), int(recv_s * SECOND)
         ours.take(Event(KEY, venue_ts, ts, Kind[each.upper()], body))
-        getattr(naive, each)(body, venue_ts, ts)
-    assert naive.sequence == sequence, why
+    assert (ours.plain.sequence if ours.plain.is_known else None) == sequence, why
     assert (ours[at.SEQUENCE] if ours[at.BOOK_STATE] != at.GAP else None) == sequence, why
-    assert dict(ours.sides[0]) == naive.bids
+    assert dict(ours.sides[0]) == sizes(ours.plain.bids)
 
 
 def test_of_one_price_named_twice_in_a_delta_the_last_counts() -> None:

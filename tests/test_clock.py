@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement import assert_agrees
 from crafted import PARTITIONS, T0, delta, import_to, snapshot, write_lines
-from test_engine import assert_agrees
 
 from agents.engine import Engine
 from schemas.columns import from_events
@@ -39,8 +39,9 @@ def test_between_recordings_a_pause_of_more_than_a_minute_is_a_hole(tmp_path: Pa
     is_hole = pause > 60
     assert (max(steps), dawn in ticks) == (pause * NS_PER_S if is_hole else BASE_TICK_NS, True)
     engine = Engine([load("micro@1")], 0)
-    vectors = engine.apply(from_events(0, 0, rows))[0]
-    assert_agrees(rows, vectors)
+    columns = from_events(0, 0, rows)
+    vectors = engine.apply(columns)[0]
+    assert_agrees(columns, vectors)
     names = vectors.feature_set.features
     last = dict(zip(names, vectors.values[-1].tolist(), strict=True))
     assert last["trade_count_1s"] == 1

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 import zstandard
+from agreement import OracleBooks, best
 from crafted import PARTITIONS, T0, delta, frames_every, import_to, market_events, read_tape, snapshot, write_lines
-from oracle import DictBook
 
 from app.holding import DELTAS_HELD_MAX, HELD_MAX_NS, Lane
 from app.importer import ImportReport, import_recording
@@ -110,25 +110,23 @@ class TestRealRecordings:
         assert set(first.values()) == {Kind.INSTRUMENT}
 
     def test_books_never_break_and_equal_the_venues_best_prices(self, real: Imported) -> None:
-        books: dict[str, DictBook] = {}
-        best: dict[tuple[str, int], tuple[int, ...]] = {}
+        books, begun = OracleBooks(), set()
+        told: dict[tuple[str, int], tuple[int, ...]] = {}
         compared = 0
         for event in market_events(real.tape):
-            book, body = books.setdefault(event.key, DictBook()), event.body
+            book, body = books.take(event), event.body
             if event.kind is Kind.SNAPSHOT:
-                book.snapshot(body)
+                begun.add(event.key)
             elif event.kind is Kind.DELTA:
-                was_whole = book.sequence is not None
-                book.delta(body)
-                assert book.sequence is not None or not was_whole
+                assert book.is_whole == (event.key in begun)
             elif event.kind is Kind.TICKER and body["sequence"] is not None:
                 names = ("bid_price", "bid_size", "ask_price", "ask_size")
-                best[event.key, body["sequence"]] = tuple(body[name] for name in names)
-            if event.kind in (Kind.DELTA, Kind.TICKER) and (event.key, book.sequence) in best:
+                told[event.key, body["sequence"]] = tuple(body[name] for name in names)
+            if event.kind in (Kind.DELTA, Kind.TICKER) and (event.key, book.sequence) in told:
                 sequence = event.body.get("sequence", event.body.get("sequence_last"))
                 if sequence == book.sequence:
                     compared += 1
-                    assert book.best() == best[event.key, sequence]
+                    assert best(book) == told[event.key, sequence]
         print(f"{compared} best prices and sizes equal")
         assert compared == real.known.compared
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from agreement import OracleBooks, best
 from crafted import PARTITIONS, market_events, read_tape
-from oracle import DictBook
 
 from app.importer import ImportReport, import_recording
 from app.synthetic import START_NS, SyntheticReport, write_recording
@@ -56,18 +56,15 @@ def test_every_frame_is_accepted(tmp_path: Path, is_inverse: bool) -> None:
 
 def test_best_prices_equal_the_book_of_the_same_update(tmp_path: Path) -> None:
     _, _, events = generated(tmp_path, seconds=20)
-    books: dict[str, DictBook] = {}
+    books = OracleBooks()
     compared = 0
     for event in events:
-        book, body = books.setdefault(event.key, DictBook()), event.body
-        if event.kind is Kind.SNAPSHOT:
-            book.snapshot(body)
-        elif event.kind is Kind.DELTA:
-            book.delta(body)
-            assert book.sequence is None or max(book.bids) < min(book.asks)
+        book, body = books.take(event), event.body
+        if event.kind is Kind.DELTA:
+            assert not book.is_known or best(book)[0] < best(book)[2]
         elif event.kind is Kind.TICKER and body["sequence"] is not None and body["sequence"] == book.sequence:
             compared += 1
-            assert book.best() == (body["bid_price"], body["bid_size"], body["ask_price"], body["ask_size"])
+            assert best(book) == (body["bid_price"], body["bid_size"], body["ask_price"], body["ask_size"])
     print(f"{compared} best prices and sizes equal")
     assert compared > 1_000
 
@@ -78,17 +75,13 @@ def test_injected_faults_are_seen_and_healed(tmp_path: Path) -> None:
     assert (report.accepted, report.refused) == (made.frames - 1, {"finer-than-scale": 1})
     first = [event for event in events if event.key == "BINANCE_USDM:BTCUSDT"]
     assert sum(event.kind is Kind.TRADE and event.body["is_insurance"] for event in first) == 1
-    book = DictBook()
+    books, was_whole = OracleBooks(), False
     wholeness = []
     for event in first:
-        if event.kind in (Kind.SNAPSHOT, Kind.DELTA):
-            was_whole = book.sequence is not None
-            if event.kind is Kind.SNAPSHOT:
-                book.snapshot(event.body)
-            else:
-                book.delta(event.body)
-            if was_whole != (book.sequence is not None):
-                wholeness.append((event.kind, event.ts_recv))
+        is_whole = books.take(event).is_whole
+        if is_whole != was_whole:
+            wholeness.append((event.kind, event.ts_recv))
+        was_whole = is_whole
     kinds, times = zip(*wholeness, strict=True)
     assert kinds == (Kind.SNAPSHOT, Kind.DELTA, Kind.SNAPSHOT)
     assert times[2] - times[1] < NS_PER_S
