@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from app.synthetic import write_recording
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, from_events
 from schemas.errors import UsageError
-from schemas.events import Event, Kind
+from schemas.events import FIELDS, Event, Kind
 from schemas.feature_sets import FeatureSet, load
-from schemas.limits import LEVELS_MAX
-from schemas.units import NS_PER_S
+from schemas.limits import LEVELS_MAX, PRICE_TICKS_MAX, SCALE_MAX, SCALED_MAX, SIZE_LOTS_MAX, TRADE_VALUE_MAX
+from schemas.units import BASE_TICK_NS, NS_PER_S
+from schemas.validate import check
 from schemas.vectors import Quality, Vectors
 
 KEY = "X:Y"
@@ -105,6 +107,58 @@ def test_sides_beyond_the_bound_equal_the_oracle() -> None:
     columns, engine = from_events(0, 0, tape), Engine([odd_set()], 0)
     assert assert_agrees(columns, engine.apply(columns)[0]) == 40 * len(odd_set().features)
     assert LEVELS_MAX - 20 < len(engine.arena.book(KEY)[0]) <= LEVELS_MAX
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_numbers_at_their_bounds_equal_the_oracle(seed: int) -> None:
+    """The largest and smallest numbers that pass the gate, in every scale: nothing overflows on one side only."""
+    chance = random.Random(seed)
+
+    def number(most: int, least: int = 1) -> int:
+        return chance.choice(
+            (least, least + 1, most - 1, most, chance.randrange(least, most), chance.randrange(9, 999))
+        )
+
+    def levels(*, may_be_zero: bool) -> list[dict[str, int]]:
+        prices = {number(PRICE_TICKS_MAX) for _ in range(60)}
+        return [{"price": p, "size": number(SIZE_LOTS_MAX, 1 - may_be_zero)} for p in prices]
+
+    def body(kind: Kind) -> dict[str, Any]:
+        if kind is Kind.TRADE:
+            price = number(PRICE_TICKS_MAX)
+            about = {"price": price, "size": number(min(TRADE_VALUE_MAX // price, SIZE_LOTS_MAX)), "trade_id": ""}
+            flags = dict.fromkeys(("is_block", "is_liquidation", "is_insurance"), False)
+            return about | flags | {"side": chance.choice(("BUY", "SELL"))}
+        names = [field.name for field in FIELDS[kind]]
+        about = {name: chance.choice((None, number(SCALED_MAX - 1))) for name in names}
+        if kind is Kind.POSITION:
+            about["size"] = chance.choice((0, 1, -1)) * number(SCALED_MAX - 1)
+        return about
+
+    tape, ts, tick = [], START, START + BASE_TICK_NS
+    for sequence in range(1, 900):
+        ts += chance.randrange(NS_PER_S // 5)
+        if sequence % 300 == 1:
+            about = {"venue": "X", "symbol": "Y", "is_perpetual": True, "funding_interval_s": None}
+            about |= {name: number(SCALE_MAX, 0) % 19 for name in ("price_scale", "size_scale", "index_scale")}
+            about |= {name: number(PRICE_TICKS_MAX) for name in ("tick_size", "lot_size", "contract_value")}
+            about["contract"] = ("LINEAR", "INVERSE", "SPOT")[sequence // 300 % 3]
+            book = {"sequence_last": sequence, "bids": levels(may_be_zero=False), "asks": levels(may_be_zero=False)}
+            tape += [Event(KEY, ts, ts, Kind.INSTRUMENT, about), Event(KEY, ts, ts, Kind.SNAPSHOT, book)]
+        while tick <= ts:
+            tape.append(tick_event(tick))
+            tick += BASE_TICK_NS
+        chain = {"sequence_first": sequence + 1, "sequence_last": sequence + 1, "sequence_previous": sequence}
+        sides = {"bids": levels(may_be_zero=True), "asks": levels(may_be_zero=True)}
+        tape.append(Event(KEY, ts, ts, Kind.DELTA, chain | sides))
+        kind = chance.choice((Kind.TRADE, Kind.TRADE, Kind.TICKER, Kind.POSITION))
+        tape.append(Event(KEY, ts, ts, kind, body(kind)))
+    for event in tape:
+        check(event)
+    columns = from_events(0, 0, tape)
+    found = computed([MICRO, odd_set()], columns)
+    assert sum(assert_agrees(columns, vectors) for vectors in found) > 50_000
+    assert all(np.isfinite(vectors.values).mean() > 0.3 for vectors in found)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
