@@ -1,0 +1,139 @@
+"""Measuring: pieces of work timed in turns, and figures held against what they must and should reach.
+
+Output: `Figure`s; of all timed work of ours, how much of its time this process had a processor.
+Units: seconds of the performance counter; a figure's unit stands in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+QUIET_MIN = 0.8
+"""Share of a processor below which the machine was busy with other things, and a missed figure says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure must and should reach."""
+
+    must: float | None
+    aim: float | None
+    unit: str = "x"
+    at_most: bool = False
+    """Whether the figure must stay below, not reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure. `rival` says what it was measured against and what each side did."""
+
+    name: str
+    value: float
+    target: Target
+    rival: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is what it must be."""
+        must = self.target.must
+        if must is None:
+            return True
+        return self.value <= must if self.target.at_most else self.value >= must
+
+    @property
+    def command(self) -> str:
+        """What measures it again."""
+        return f"onetape bench engine --only {self.name.partition(':')[0]}"
+
+    def json(self) -> dict[str, Any]:
+        """As scripts read it."""
+        return {
+            "name": self.name, "value": float(f"{self.value:.4g}"), "unit": self.target.unit,
+            "must": self.target.must, "aim": self.target.aim, "ok": self.ok, "rival": self.rival,
+            "command": self.command,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How long a piece of work took, and how long processors worked on it."""
+
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def share(self) -> float:
+        """Processors it had on average."""
+        return self.cpu_seconds / self.seconds if self.seconds > 0 else 1.0
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Times work. What a single thread of ours did tells how quiet the machine was."""
+
+    spans: list[Span] = field(default_factory=list)
+
+    def time(self, work: Callable[[], object], *, is_rival: bool = False) -> Span:
+        """Run it once, without the garbage collector."""
+        with _no_collector():
+            cpu, begun = time.process_time(), time.perf_counter()
+            work()
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        span = Span(seconds, cpu)
+        if not is_rival:
+            self.spans.append(span)
+        return span
+
+    @property
+    def quiet(self) -> float:
+        """Median over our own spans of the share of a processor they had, at most 1."""
+        return min(median(span.share for span in self.spans), 1.0) if self.spans else 1.0
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Rounds of both sides in turns."""
+
+    ours: list[Span]
+    theirs: list[Span]
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster we are: the median of the rounds."""
+        return median(b.seconds / a.seconds for a, b in zip(self.ours, self.theirs, strict=True))
+
+
+def duel(
+    watch: Stopwatch, rounds: int, ours: Callable[[int], object], theirs: Callable[[int], object],
+    after: Callable[[int], None] = lambda _: None,
+) -> Duel:  # fmt: skip
+    """Round 0 of ours, of theirs, round 1 of ours, of theirs; `after` each round is not timed."""
+    mine: list[Span] = []
+    other: list[Span] = []
+    for i in range(rounds):
+        mine.append(watch.time(lambda i=i: ours(i)))  # type: ignore[misc]
+        other.append(watch.time(lambda i=i: theirs(i), is_rival=True))  # type: ignore[misc]
+        after(i)
+    return Duel(mine, other)
+
+
+def rate(spans: Sequence[Span], events: float) -> str:
+    """Events per second of the median round, for people."""
+    per_second = events / median(span.seconds for span in spans)
+    return f"{per_second / 1e6:.2f} M/s" if per_second >= 1e5 else f"{per_second / 1e3:.1f} k/s"
