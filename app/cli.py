@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from app.archive_commands import archives, import_
+from app.bench_commands import bench
 from app.dataset_commands import dataset
 from app.options import Json, group
 from app.replay_commands import leakcheck, parity, replay
@@ -79,6 +80,7 @@ cli.command()(parity)
 cli.command()(leakcheck)
 cli.add_typer(dataset, name="dataset")
 cli.add_typer(archives, name="archive")
+cli.add_typer(bench, name="bench")
 
 
 def _refused_by_the_machine(error: OSError) -> DependencyDown:

@@ -16,7 +16,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -308,8 +308,10 @@ def zscore(symbol: NaiveSymbol, column: str, length: int, feature: Feature) -> F
     history.append(value)
     if len(history) < length:
         return None, Quality.WARMUP
-    deviation = stdev(history)
-    return ((value - fmean(history)) / deviation, 0) if deviation else (None, _ERROR)
+    if min(history) == max(history):
+        return None, _ERROR
+    mean = fmean(history)
+    return (value - mean) / math.sqrt(sum((x - mean) ** 2 for x in history) / (length - 1)), 0
 
 
 def vector(symbol: NaiveSymbol, now: int, columns: Sequence[str]) -> tuple[dict[str, float | None], int]:

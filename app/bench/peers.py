@@ -138,7 +138,11 @@ class NautilusBooks:
     def prebuilt(self, columns: Columns) -> list[tuple[Any, Any]]:
         """The records' OrderBookDeltas, each with the book's method that applies it."""
         data, objects, enums = self._data, self._objects, self._enums
-        sides, delete, update = (enums.OrderSide.BUY, enums.OrderSide.SELL), enums.BookAction.DELETE, enums.BookAction.UPDATE
+        sides, delete, update = (
+            (enums.OrderSide.BUY, enums.OrderSide.SELL),
+            enums.BookAction.DELETE,
+            enums.BookAction.UPDATE,
+        )
         made: list[tuple[Any, Any]] = []
         rows: list[list[Any]] = []
         last = -1

@@ -86,7 +86,9 @@ def _move(levels: Int32, best: Int64, changed: Int64, count: Int64, side: int, s
 
 
 @njit(cache=True)
-def _delta(levels: Int32, best: Int64, state: UInt64, depths: Int64, sizes: Int64, changed: Int64, count: Int64) -> None:
+def _delta(
+    levels: Int32, best: Int64, state: UInt64, depths: Int64, sizes: Int64, changed: Int64, count: Int64
+) -> None:
     """Change about 6 levels of a symbol's book."""
     count[:] = 0
     if _draw(state, 100) < 12:

@@ -81,7 +81,9 @@ def recorded(folder: Path, rounds: int) -> Iterator[Tape]:
         first = int(len(columns) * _WARM_SHARE)
         step = (len(columns) - first) // rounds
         yield Tape(
-            name, columns.slice(0, first), [columns.slice(first + i * step, first + (i + 1) * step) for i in range(rounds)]
+            name,
+            columns.slice(0, first),
+            [columns.slice(first + i * step, first + (i + 1) * step) for i in range(rounds)],
         )
 
 

@@ -1,0 +1,88 @@
+"""Replays of a temporary archive: from Parquet to full vectors, on one thread and on two, and a month of one symbol.
+
+Output: figures.
+Units: seconds; events are records of the tape.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from app.bench.measure import Figure, Stopwatch, Target, duel, rate
+from app.bench.stream import Stream, names
+from app.bench.tape import Sizes
+from replay.archive import staged
+from replay.driver import replay
+from replay.reader import ArchiveReader
+from schemas.columns import Columns
+from schemas.feature_sets import FeatureSet
+
+MONTH_EVENTS = 300_000_000
+_CHUNK = 500_000
+_BATCH = 100_000
+
+
+@contextmanager
+def written(symbols: int, rows: int) -> Iterator[tuple[Path, list[Columns]]]:
+    """An archive of a generated tape of one partition, and the tape where it is short enough to be kept."""
+    stream = Stream(names(symbols))
+    kept: list[Columns] = []
+    with TemporaryDirectory(prefix="onetape-bench-") as place:
+        with staged(Path(place) / "archive", 1) as writer:
+            parts = (stream.begin(), *(min(_CHUNK, rows - at) for at in range(0, rows, _CHUNK)))
+            for part in parts:
+                columns = stream.take(part) if isinstance(part, int) else part
+                writer.append_tape(columns)
+                if rows <= 2 * _CHUNK:
+                    kept.append(columns)
+        yield Path(place) / "archive", kept
+
+
+def from_parquet(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """A whole archive, read ahead, against the tuned Python oracle over the same records in memory."""
+    with written(sizes.symbols, sizes.archive_rows) as (path, kept):
+        columns = Columns.concat(kept)
+
+        def oracle(_: int) -> None:
+            import_module("agents.oracle").Oracle(feature_set, 0).apply(columns)
+
+        found = duel(watch, 3, lambda _: replay(ArchiveReader(path), feature_set, batch_size=_BATCH), oracle)
+    both = f"events, we {rate(found.ours, len(columns))}, it {rate(found.theirs, len(columns))}"
+    return [Figure("parquet", found.ratio, Target(10, 18), f"tuned Python oracle from columns in memory; {both}")]
+
+
+def on_two_threads(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """A whole archive on two threads against one."""
+    with written(sizes.symbols, sizes.archive_rows) as (path, _):
+        rows = sum(segment.rows for segment in ArchiveReader(path).segments(0))
+
+        def run(threads: int) -> None:
+            replay(ArchiveReader(path), feature_set, batch_size=_BATCH, threads=threads)
+
+        found = duel(watch, sizes.rounds, lambda _: run(2), lambda _: run(1))
+    shares = [f"{median(span.share for span in spans):.2f}" for spans in (found.ours, found.theirs)]
+    told = (
+        f"one thread; events {rate(found.ours, rows)} against {rate(found.theirs, rows)}, "
+        f"cpu/elapsed {shares[0]} against {shares[1]}"
+    )
+    return [Figure("threads", found.ratio, Target(1.7, 1.95), told)]
+
+
+def month(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """A month of one busy symbol, from a part of it."""
+    begun = time.perf_counter()
+    with written(1, sizes.month_rows) as (path, _):
+        seconds = time.perf_counter() - begun
+        spans = [watch.time(lambda: replay(ArchiveReader(path), feature_set, batch_size=_BATCH))]
+    value = spans[0].seconds * MONTH_EVENTS / sizes.month_rows
+    told = (
+        f"{MONTH_EVENTS / 1e6:.0f} M events, from {sizes.month_rows / 1e6:.3g} M: {rate(spans, sizes.month_rows)}, "
+        f"cpu/elapsed {spans[0].share:.2f} (written in {seconds:.0f} s)"
+    )
+    return [Figure("month", value, Target(150, 60, "s", at_most=True), told)]

@@ -1,0 +1,127 @@
+"""What the engine costs beside its speed over many records: small batches, memory, stored states, the start.
+
+Output: figures, all of them at most something.
+Errors: CheckFailed where a process of the bench's own fails.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from app.bench.measure import Figure, Stopwatch, Target, duel
+from app.bench.tape import Sizes, fold, generated, warmed
+from schemas.columns import Columns
+from schemas.errors import CheckFailed
+from schemas.events import Kind
+from schemas.feature_sets import FeatureSet
+
+_GB, _KB = 1e9, 1e3
+
+
+@njit(cache=True)
+def _nothing(offset: Any, kind: Any, key: Any, ts_event: Any, ts_recv: Any, start: Any, body: Any) -> int:
+    return 0
+
+
+def batch_of_one(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """A batch of one record, each an array of its own, against a compiled call that takes such a batch and returns."""
+    tape = generated(sizes, sizes.single_rows)
+    engine = warmed(feature_set, tape)
+    batches = [singles(columns) for columns in tape.rounds]
+    arrays = [[_arrays(batch) for batch in each] for each in batches]
+    _nothing(*arrays[0][0])
+
+    def ours(i: int) -> None:
+        for batch in batches[i]:
+            engine.apply(batch)
+
+    def theirs(i: int) -> None:
+        for each in arrays[i]:
+            _nothing(*each)
+
+    found = duel(watch, sizes.rounds, ours, theirs)
+    each = [
+        1e9 * median(span.seconds / len(batch) for span, batch in zip(spans, batches, strict=True))
+        for spans in (found.ours, found.theirs)
+    ]
+    told = (
+        f"an empty compiled function that takes a batch's seven arrays, {each[1]:.0f} ns; Engine.apply {each[0]:.0f} ns"
+    )
+    return [Figure("single", 1 / found.ratio, Target(6, 3, at_most=True), told)]
+
+
+def singles(columns: Columns) -> list[Columns]:
+    """Each record of a symbol as a batch of its own, nothing shared. No Ticks: they are work for all symbols."""
+    made = []
+    for i in np.flatnonzero(columns.kind != Kind.TICK).tolist():
+        body = columns.body[columns.start[i] : columns.start[i + 1]].copy()
+        made.append(Columns(
+            columns.partition, [columns.keys[columns.key[i]]], ["-"], columns.offset[i : i + 1].copy(),
+            columns.kind[i : i + 1].copy(), np.zeros(1, np.int32), columns.ts_event[i : i + 1].copy(),
+            columns.ts_recv[i : i + 1].copy(), np.array([0, len(body)]), body,
+        ))  # fmt: skip
+    return made
+
+
+def _arrays(batch: Columns) -> tuple[Any, ...]:
+    return batch.offset, batch.kind, batch.key, batch.ts_event, batch.ts_recv, batch.start, batch.body
+
+
+def stored_state(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """What is saved of a symbol, as `Arena.dump` gives it, after more than a minute."""
+    tape = generated(sizes, sizes.naive_rows)
+    engine = warmed(feature_set, tape)
+    lengths: list[int] = []
+    for columns in tape.rounds:
+        watch.time(lambda columns=columns: fold(engine, columns))  # type: ignore[misc]
+        lengths += [len(engine.arena.dump(key)) for key in engine.arena.keys]
+    levels = median(len(side) for key in engine.arena.keys for side in engine.arena.book(key))
+    told = f"median of {len(lengths)} states, {levels:.0f} levels a side; largest {max(lengths) / _KB:.1f} kB"
+    return [Figure("state", median(lengths) / _KB, Target(12, 6, "kB", at_most=True), told)]
+
+
+def memory(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """Resident memory of many symbols with books, in a process of its own."""
+    found = child("memory", str(sizes.memory_symbols), feature_set.id)
+    each = found["bytes"] / found["symbols"] / _KB
+    told = f"{found['symbols']:,} symbols, about 300 levels a side, after 62 s: {each:.0f} kB each"
+    return [Figure("memory", found["bytes"] / _GB, Target(1.0, 0.6, "GB", at_most=True), told)]
+
+
+def first_vector(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+    """From the start of a process to its first vector; the first of them fills the compile cache."""
+    child("start", feature_set.id)
+    seconds = [timed(lambda: child("start", feature_set.id)) for _ in range(sizes.rounds)]
+    told = f"python -m app.bench.child, compile cache warm, median of {len(seconds)}"
+    return [Figure("start", median(seconds), Target(3.0, 1.5, "s", at_most=True), told)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of a piece of work that other processes do."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def child(*arguments: str) -> dict[str, int]:
+    """What a process of the bench's own prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.bench.child", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CheckFailed(
+            "a process of the bench failed", expected="exit code 0",
+            was=f"{done.returncode}: {done.stderr[-300:].strip()}",
+            action=f"run `python -m app.bench.child {' '.join(arguments)}` by itself",
+        )  # fmt: skip
+    printed: dict[str, int] = json.loads(done.stdout)
+    return printed
