@@ -28,6 +28,13 @@ _CHUNK = 500_000
 _BATCH = 100_000
 
 
+def chunks(stream: Stream, rows: int) -> Iterator[Columns]:
+    """The beginning of a stream and so many records."""
+    yield stream.begin()
+    for first in range(0, rows, _CHUNK):
+        yield stream.take(min(_CHUNK, rows - first))
+
+
 @contextmanager
 def written(symbols: int, rows: int) -> Iterator[tuple[Path, list[Columns]]]:
     """An archive of a generated tape of one partition, and the tape where it is short enough to be kept."""
@@ -35,9 +42,7 @@ def written(symbols: int, rows: int) -> Iterator[tuple[Path, list[Columns]]]:
     kept: list[Columns] = []
     with TemporaryDirectory(prefix="onetape-bench-") as place:
         with staged(Path(place) / "archive", 1) as writer:
-            parts = (stream.begin(), *(min(_CHUNK, rows - at) for at in range(0, rows, _CHUNK)))
-            for part in parts:
-                columns = stream.take(part) if isinstance(part, int) else part
+            for columns in chunks(stream, rows):
                 writer.append_tape(columns)
                 if rows <= 2 * _CHUNK:
                     kept.append(columns)

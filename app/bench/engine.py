@@ -109,7 +109,7 @@ def is_quiet(payload: dict[str, Any]) -> bool:
 
 def machine() -> dict[str, Any]:
     """What all of it ran on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)

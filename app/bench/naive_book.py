@@ -66,12 +66,14 @@ class NaiveBook:
         if known is None:
             return None
         if last < known and self.venue_ts and venue_ts > self.venue_ts + NS_PER_S:
-            return self._break()
+            self._break()
+            return None
         chained = body["sequence_previous"] is not None
         if last < known or (last == known and not (chained and self.is_fresh)):
             return None
         if not self._follows(known, body["sequence_first"], body["sequence_previous"]):
-            return self._break()
+            self._break()
+            return None
         before = self.best_levels(5)
         changes = 0
         for levels, side, farthest in ((body["bids"], self.bids, 0), (body["asks"], self.asks, -1)):

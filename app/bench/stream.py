@@ -47,7 +47,7 @@ def _draw(state: UInt64, bound: int) -> int:
     x ^= x >> np.uint64(7)
     x ^= x << np.uint64(17)
     state[0] = x
-    return np.int64(x >> np.uint64(12)) % bound
+    return int(x >> np.uint64(12)) % bound
 
 
 @njit(cache=True)
