@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from app.bench import child
 from app.bench.measure import Figure, Stopwatch, Target, duel
 from app.bench.tape import Sizes, fold, generated, warmed
 from schemas.columns import Columns
@@ -91,7 +92,7 @@ def stored_state(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
 
 def memory(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
     """Resident memory of many symbols with books, in a process of its own."""
-    found = child("memory", str(sizes.memory_symbols), feature_set.id)
+    found = run("memory", str(sizes.memory_symbols), feature_set.id)
     each = found["bytes"] / found["symbols"] / _KB
     told = f"{found['symbols']:,} symbols, about 300 levels a side, after 62 s: {each:.0f} kB each"
     return [Figure("memory", found["bytes"] / _GB, Target(1.0, 0.6, "GB", at_most=True), told)]
@@ -99,8 +100,8 @@ def memory(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figu
 
 def first_vector(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
     """From the start of a process to its first vector; the first of them fills the compile cache."""
-    child("start", feature_set.id)
-    seconds = [timed(lambda: child("start", feature_set.id)) for _ in range(sizes.rounds)]
+    run("start", feature_set.id)
+    seconds = [timed(lambda: run("start", feature_set.id)) for _ in range(sizes.rounds)]
     told = f"python -m app.bench.child, compile cache warm, median of {len(seconds)}"
     return [Figure("start", median(seconds), Target(3.0, 1.5, "s", at_most=True), told)]
 
@@ -112,16 +113,16 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def child(*arguments: str) -> dict[str, int]:
+def run(*arguments: str) -> dict[str, int]:
     """What a process of the bench's own prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "app.bench.child", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", child.__name__, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise CheckFailed(
             "a process of the bench failed", expected="exit code 0",
             was=f"{done.returncode}: {done.stderr[-300:].strip()}",
-            action=f"run `python -m app.bench.child {' '.join(arguments)}` by itself",
+            action=f"run `python -m {child.__name__} {' '.join(arguments)}` by itself",
         )  # fmt: skip
     printed: dict[str, int] = json.loads(done.stdout)
     return printed

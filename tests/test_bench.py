@@ -1,0 +1,171 @@
+"""The bench: its tape is a valid one, the naive version says what the engine says, and its output has its shape."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import streams
+from commandline import onetape
+
+from agents.engine import Engine
+from app.bench import duels, engine, footprint, measure, peers
+from app.bench.naive import Naive
+from app.bench.stream import Stream, names
+from app.bench.tape import Sizes, generated
+from app.report import Report
+from schemas.columns import Columns, from_events, to_events
+from schemas.errors import CheckFailed, DependencyDown, UsageError
+from schemas.events import Kind
+from schemas.feature_sets import DEFAULT, load
+from schemas.units import BASE_TICK_NS
+from schemas.validate import check
+
+TINY = Sizes(
+    symbols=3, warm_rows=2_000, rounds=2, fast_rows=500, slow_rows=500, naive_rows=500, single_rows=50,
+    archive_rows=2_000, month_rows=2_000, memory_symbols=20,
+)  # fmt: skip
+WITHOUT_PEERS = "naive,single,state,memory,start,month"
+
+
+@pytest.fixture(scope="module")
+def tape() -> Columns:
+    stream = Stream(names(4))
+    return Columns.concat([stream.begin(), stream.take(6_000)])
+
+
+def test_every_generated_record_passes_the_gate(tape: Columns) -> None:
+    events = to_events(tape)
+    for event in events:
+        check(event)
+    deltas = [event.body for event in events if event.kind is Kind.DELTA]
+    changed = np.mean([len(delta["bids"]) + len(delta["asks"]) for delta in deltas])
+    assert 5 < changed < 7
+    trades = [event for event in events if event.kind is Kind.TRADE]
+    assert 0.4 < len(trades) / len(deltas) < 0.6
+    assert len({trade.body["trade_id"] for trade in trades}) == len(trades)
+
+
+def test_generated_books_are_whole_uncrossed_and_deep(tape: Columns) -> None:
+    found = Engine([load(DEFAULT)], 0)
+    vectors = found.apply(tape)[0]
+    assert set(vectors.book_epoch.tolist()) == {1}
+    for key in tape.keys[1:]:
+        bids, asks = found.arena.book(key)
+        assert bids[0][0] < asks[0][0]
+        assert 200 < len(bids) < 400
+        assert 200 < len(asks) < 400
+
+
+def test_generated_ticks_stand_before_what_was_received_after_them(tape: Columns) -> None:
+    ticks = tape.body[tape.start[:-1][tape.kind == Kind.TICK]]
+    assert (np.diff(ticks) == BASE_TICK_NS).all()
+    assert (np.diff(tape.ts_recv) >= 0).all()
+
+
+def test_a_stream_is_the_same_however_it_is_taken() -> None:
+    one, many = Stream(names(2), seed=3), Stream(names(2), seed=3)
+    whole = one.take(900)
+    parts = Columns.concat([many.take(rows) for rows in (1, 299, 600)])
+    assert np.array_equal(whole.body[whole.kind[0] :], parts.body[whole.kind[0] :]) or len(whole.strings)
+    for name in ("offset", "kind", "key", "ts_event", "ts_recv", "start"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+
+
+def test_the_naive_version_agrees_with_the_engine_on_the_generated_tape() -> None:
+    feature_set = load(DEFAULT)
+    tape = generated(Sizes(symbols=2, warm_rows=13_500, rounds=1), 2_000)
+    found, naive = Engine([feature_set], 0), Naive(feature_set.features)
+    for columns in (tape.warm, *tape.rounds):
+        assert duels.agreeing(found.apply(columns)[0], naive.apply(to_events(columns))) > 0
+
+
+@pytest.mark.parametrize(("seed", "holes"), [(1, 0), (3, 1)])
+def test_the_naive_version_agrees_with_the_engine_on_odd_streams(seed: int, holes: int) -> None:
+    feature_set = load(DEFAULT)
+    tape = streams.stream(seed, holes=holes)
+    vectors = Engine([feature_set], 0).apply(from_events(0, 0, tape))[0]
+    assert duels.agreeing(vectors, Naive(feature_set.features).apply(tape)) > 10_000
+
+
+def test_a_rival_that_differs_is_no_rival() -> None:
+    feature_set = load(DEFAULT)
+    tape = generated(Sizes(symbols=2, warm_rows=1_000, rounds=1), 10)
+    vectors = Engine([feature_set], 0).apply(tape.warm)[0]
+    expected = Naive(feature_set.features).apply(to_events(tape.warm))
+    next(iter(expected.values()))[0]["mid_price"] = math.nan
+    with pytest.raises(CheckFailed, match="mid_price"):
+        duels.agreeing(vectors, expected)
+
+
+@pytest.fixture
+def no_peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installation without the extra."""
+
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(peers, "import_module", absent)
+    yield
+    importlib.invalidate_caches()
+
+
+@pytest.mark.usefixtures("no_peers")
+@pytest.mark.parametrize("name", ["hftbacktest", "nautilus", "naive"])
+def test_a_missing_peer_names_the_extra(name: str) -> None:
+    with pytest.raises(DependencyDown, match=r"pip install 'onetape\[bench\]'"):
+        engine.bench_engine(Report(True), load(DEFAULT), only=name, sizes=TINY)
+
+
+def test_the_payload_has_its_shape() -> None:
+    payload = engine.bench_engine(Report(True), load(DEFAULT), only=WITHOUT_PEERS, sizes=TINY)
+    json.dumps(payload, allow_nan=False)
+    assert [figure["name"] for figure in payload["figures"]] == [n for n in engine.FIGURES if n in WITHOUT_PEERS]
+    for figure in payload["figures"]:
+        assert set(figure) == {"name", "value", "unit", "must", "aim", "ok", "rival", "command"}
+        assert figure["value"] > 0
+        assert figure["command"] == f"onetape bench engine --only {figure['name']}"
+    assert {"processor", "processors", "versions"} <= set(payload["machine"])
+    assert 0 < payload["quiet"] <= 1
+    assert payload["left_out"] == [name for name in engine.FIGURES if name not in WITHOUT_PEERS]
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "ok"), [(20.0, False, True), (19.9, False, False), (20.0, True, True), (20.1, True, False)]
+)
+def test_a_figure_is_held_against_what_it_must_be(value: float, at_most: bool, ok: bool) -> None:
+    figure = measure.Figure("name:part", value, measure.Target(20, 40, at_most=at_most), "rival")
+    assert figure.ok is ok
+    assert figure.command == "onetape bench engine --only name"
+
+
+def test_a_figure_without_a_bound_is_never_missed() -> None:
+    assert measure.Figure("name", 0.1, measure.Target(None, None), "rival").ok
+
+
+def test_figures_are_chosen_by_name() -> None:
+    assert engine.chosen("start, oracle", None) == ["oracle", "start"]
+    assert "month" not in engine.chosen(None, "month")
+    with pytest.raises(UsageError, match="nosuch"):
+        engine.chosen("nosuch", None)
+    with pytest.raises(UsageError, match="no figure"):
+        engine.chosen("month", "month")
+
+
+def test_single_records_share_nothing() -> None:
+    columns = generated(Sizes(symbols=2, warm_rows=10, rounds=1), 40).rounds[0]
+    made = footprint.singles(columns)
+    events = [event for event in to_events(columns) if event.kind not in (Kind.TICK, Kind.TRADE)]
+    assert [event for each in made if each.kind[0] != Kind.TRADE for event in to_events(each)] == events
+    assert len({id(each.keys) for each in made}) == len(made)
+
+
+def test_the_command_refuses_what_it_does_not_know() -> None:
+    done = onetape("bench", "engine", "--only", "nosuch")
+    assert done.returncode == 2
+    assert "nosuch" in done.stderr
+    assert "Action:" in done.stderr
