@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -71,9 +69,8 @@ def test_a_stream_is_the_same_however_it_is_taken() -> None:
     one, many = Stream(names(2), seed=3), Stream(names(2), seed=3)
     whole = one.take(900)
     parts = Columns.concat([many.take(rows) for rows in (1, 299, 600)])
-    assert np.array_equal(whole.body[whole.kind[0] :], parts.body[whole.kind[0] :]) or len(whole.strings)
-    for name in ("offset", "kind", "key", "ts_event", "ts_recv", "start"):
-        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+    assert to_events(whole) == to_events(parts)
+    assert np.array_equal(whole.offset, parts.offset)
 
 
 def test_the_naive_version_agrees_with_the_engine_on_the_generated_tape() -> None:
@@ -103,15 +100,13 @@ def test_a_rival_that_differs_is_no_rival() -> None:
 
 
 @pytest.fixture
-def no_peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the extra."""
 
     def absent(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(peers, "import_module", absent)
-    yield
-    importlib.invalidate_caches()
 
 
 @pytest.mark.usefixtures("no_peers")

@@ -170,7 +170,7 @@ class Stream:
         chance = np.random.default_rng(seed)
         self.keys = [CLOCK_KEY, *symbols]
         self.partition = partition
-        self.offset = 0
+        self.offset = self._trades = 0
         self._step = NS_PER_S // (rate * len(symbols))
         self._depths = np.minimum(chance.exponential(8.0, _DRAWS), SPAN - 1).astype(np.int64)
         self._sizes = 1 + chance.lognormal(6.0, 1.0, _DRAWS).astype(np.int64)
@@ -222,7 +222,8 @@ class Stream:
             kind, key, ts_event, ts_recv, start, body, self._levels, self._best, self._sequence, self._clock,
             self._state, self._depths, self._sizes, self._step,
         )  # fmt: skip
-        strings = [f"{self.offset}-{trade}" for trade in range(trades)]
+        strings = [str(trade) for trade in range(self._trades, self._trades + trades)]
+        self._trades += trades
         return self._columns(strings, kind, key, ts_event, ts_recv, start, body[: start[-1]].copy())
 
     def _columns(
