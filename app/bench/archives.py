@@ -25,7 +25,6 @@ from schemas.feature_sets import FeatureSet
 
 MONTH_EVENTS = 300_000_000
 _CHUNK = 500_000
-_BATCH = 100_000
 
 
 def chunks(stream: Stream, rows: int) -> Iterator[Columns]:
@@ -57,7 +56,7 @@ def from_parquet(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
         def oracle(_: int) -> None:
             import_module("agents.oracle").Oracle(feature_set, 0).apply(columns)
 
-        found = duel(watch, 3, lambda _: replay(ArchiveReader(path), feature_set, batch_size=_BATCH), oracle)
+        found = duel(watch, 3, lambda _: replay(ArchiveReader(path), feature_set), oracle)
     both = f"events, we {rate(found.ours, len(columns))}, it {rate(found.theirs, len(columns))}"
     return [Figure("parquet", found.ratio, Target(10, 18), f"tuned Python oracle from columns in memory; {both}")]
 
@@ -68,7 +67,7 @@ def on_two_threads(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> l
         rows = sum(segment.rows for segment in ArchiveReader(path).segments(0))
 
         def run(threads: int) -> None:
-            replay(ArchiveReader(path), feature_set, batch_size=_BATCH, threads=threads)
+            replay(ArchiveReader(path), feature_set, threads=threads)
 
         found = duel(watch, sizes.rounds, lambda _: run(2), lambda _: run(1))
     shares = [f"{median(span.share for span in spans):.2f}" for spans in (found.ours, found.theirs)]
@@ -84,7 +83,7 @@ def month(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figur
     begun = time.perf_counter()
     with written(1, sizes.month_rows) as (path, _):
         seconds = time.perf_counter() - begun
-        spans = [watch.time(lambda: replay(ArchiveReader(path), feature_set, batch_size=_BATCH))]
+        spans = [watch.time(lambda: replay(ArchiveReader(path), feature_set))]
     value = spans[0].seconds * MONTH_EVENTS / sizes.month_rows
     told = (
         f"{MONTH_EVENTS / 1e6:.0f} M events, from {sizes.month_rows / 1e6:.3g} M: {rate(spans, sizes.month_rows)}, "

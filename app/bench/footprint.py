@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -34,10 +35,22 @@ def _nothing(offset: Any, kind: Any, key: Any, ts_event: Any, ts_recv: Any, star
 
 
 def batch_of_one(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
-    """A batch of one record, each an array of its own, against a compiled call that takes such a batch and returns."""
+    """A batch of one record against a compiled call that takes such a batch and returns.
+
+    First the records of one batch each by itself, which share its list of names; then each as if it had been decoded by
+    itself, so that its name is looked up, too.
+    """
+    ways = (("single", Target(6, 3, at_most=True), singles), ("single:named", Target(None, None), named_singles))
+    return [_one_by_one(watch, feature_set, sizes, name, target, cut) for name, target, cut in ways]
+
+
+def _one_by_one(
+    watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, name: str, target: Target,
+    cut: Callable[[Columns], list[Columns]],
+) -> Figure:  # fmt: skip
     tape = generated(sizes, sizes.single_rows)
     engine = warmed(feature_set, tape)
-    batches = [singles(columns) for columns in tape.rounds]
+    batches = [cut(columns) for columns in tape.rounds]
     arrays = [[_arrays(batch) for batch in each] for each in batches]
     _nothing(*arrays[0][0])
 
@@ -50,27 +63,22 @@ def batch_of_one(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
             _nothing(*each)
 
     found = duel(watch, sizes.rounds, ours, theirs)
-    each = [
+    ns = [
         1e9 * median(span.seconds / len(batch) for span, batch in zip(spans, batches, strict=True))
         for spans in (found.ours, found.theirs)
     ]
-    told = (
-        f"an empty compiled function that takes a batch's seven arrays, {each[1]:.0f} ns; Engine.apply {each[0]:.0f} ns"
-    )
-    return [Figure("single", 1 / found.ratio, Target(6, 3, at_most=True), told)]
+    told = f"an empty compiled function that takes a batch's seven arrays, {ns[1]:.0f} ns; Engine.apply {ns[0]:.0f} ns"
+    return Figure(name, 1 / found.ratio, target, told)
 
 
 def singles(columns: Columns) -> list[Columns]:
-    """Each record of a symbol as a batch of its own, nothing shared. No Ticks: they are work for all symbols."""
-    made = []
-    for i in np.flatnonzero(columns.kind != Kind.TICK).tolist():
-        body = columns.body[columns.start[i] : columns.start[i + 1]].copy()
-        made.append(Columns(
-            columns.partition, [columns.keys[columns.key[i]]], ["-"], columns.offset[i : i + 1].copy(),
-            columns.kind[i : i + 1].copy(), np.zeros(1, np.int32), columns.ts_event[i : i + 1].copy(),
-            columns.ts_recv[i : i + 1].copy(), np.array([0, len(body)]), body,
-        ))  # fmt: skip
-    return made
+    """Each record of a symbol as a batch. Without Ticks: they are work for all symbols."""
+    return [columns.slice(i, i + 1) for i in np.flatnonzero(columns.kind != Kind.TICK).tolist()]
+
+
+def named_singles(columns: Columns) -> list[Columns]:
+    """The same, and each has its own list of the one name that is in it."""
+    return [replace(each, keys=[each.keys[int(each.key[0])]], key=np.zeros(1, np.int32)) for each in singles(columns)]
 
 
 def _arrays(batch: Columns) -> tuple[Any, ...]:
