@@ -22,8 +22,8 @@ from schemas.feature_sets import FeatureSet
 from schemas.vectors import Vectors
 
 REL_TOL = 1e-9
-ABS_TOL = 1e-9
-"""Of values that are differences of nearly equal ones, such as a deviation in basis points."""
+ABS_TOL = 1e-8
+"""Of differences of nearly equal values: a deviation in basis points is a difference of prices, times 10,000."""
 
 
 def against_oracle(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, tape: Tape | None = None) -> list[Figure]:
