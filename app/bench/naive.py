@@ -15,7 +15,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import fmean
 from typing import Any
 
@@ -178,7 +178,7 @@ def book_window(symbol: NaiveSymbol, now: int, seconds: int) -> Features:
         return dict.fromkeys(names, (None, Quality.BOOK_GAP))
     out: Features = dict.fromkeys(names, (None, Quality.WARMUP))
     since, mid2 = now - seconds * NS_PER_S, symbol.book.mid2()
-    mids = [mid for mid, _ in symbol.ticks][-1 - seconds * 10 :]
+    mids = [mid for mid, _ in islice(reversed(symbol.ticks), seconds * 10 + 1)][::-1]
     if mid2 is None:
         out |= dict.fromkeys(("log_return", "realized_volatility"), (None, Quality.BOOK_ONE_SIDED))
     elif len(mids) > seconds * 10:
