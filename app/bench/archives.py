@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from agents.oracle import Oracle
 from app.bench.measure import Duel, Figure, Stopwatch, Target, duel, rate
 from app.bench.stream import Stream, names
 from app.bench.tape import Sizes
@@ -62,10 +62,10 @@ def from_parquet(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
     with written(sizes.symbols, sizes.archive_rows) as (path, kept):
         columns = Columns.concat(kept)
 
-        def oracle(_: int) -> None:
-            import_module("agents.oracle").Oracle(feature_set, 0).apply(columns)
-
-        found = duel(watch, 3, lambda _: replay(ArchiveReader(path), feature_set), oracle)
+        found = duel(
+            watch, sizes.rounds, lambda _: replay(ArchiveReader(path), feature_set),
+            lambda _: Oracle(feature_set, 0).apply(columns),
+        )  # fmt: skip
     both = f"events, we {rate(found.ours, len(columns))}, it {rate(found.theirs, len(columns))}"
     return [Figure("parquet", found.ratio, Target(10, 18), f"tuned Python oracle from columns in memory; {both}")]
 

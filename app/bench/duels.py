@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from agents.engine import Engine
+from agents.oracle import Oracle
 from app.bench import peers
 from app.bench.measure import Duel, Figure, Stopwatch, Target, duel, rate
 from app.bench.peers import HftBooks, NautilusBooks
@@ -30,7 +30,7 @@ def against_oracle(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, tape
     """Full vectors against tuned plain Python of the same formulas; every bit is compared."""
     tape = tape or generated(sizes, sizes.slow_rows)
     engine = warmed(feature_set, tape)
-    oracle = import_module("agents.oracle").Oracle(feature_set, 0)
+    oracle = Oracle(feature_set, 0)
     oracle.apply(tape.warm)
     ours, theirs, checked = [Vectors.empty(feature_set)], [Vectors.empty(feature_set)], [0]
 
@@ -154,4 +154,5 @@ def of_duel(name: str, tape: Tape, found: Duel, target: Target, told: str) -> Fi
     """The figure of a duel over a tape's rounds."""
     name = f"{name}:{tape.name}" if tape.name else name
     both = f"events, we {rate(found.ours, tape.rows)}, it {rate(found.theirs, tape.rows)}"
+    both += f"; {found.cpu_ratio:.3g}x in processor time"
     return Figure(name, found.ratio, target, f"{told}; {both}")
