@@ -91,7 +91,8 @@ class NaiveSymbol:
             before, size = self.position.get("size") or 0, body["size"]
             if size and before * size <= 0:
                 self.position_since = self.ts
-            self.position = body
+            realized = self.position.get("realized_pnl") if body["realized_pnl"] is None else body["realized_pnl"]
+            self.position = {**body, "realized_pnl": realized}
 
     def pass_tick(self, time: int) -> bool:
         """Close what came before a Tick; False for a late or doubled one."""
