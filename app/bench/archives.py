@@ -106,10 +106,10 @@ def month(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figur
     begun = time.perf_counter()
     with written(1, sizes.month_rows) as (path, _):
         seconds = time.perf_counter() - begun
-        spans = [watch.time(lambda: replay(ArchiveReader(path), feature_set))]
-    value = spans[0].seconds * MONTH_EVENTS / sizes.month_rows
+        span, _ = watch.time(lambda: replay(ArchiveReader(path), feature_set))
+    value = span.seconds * MONTH_EVENTS / sizes.month_rows
     told = (
-        f"{MONTH_EVENTS / 1e6:.0f} M events, from {sizes.month_rows / 1e6:.3g} M: {rate(spans, sizes.month_rows)}, "
-        f"cpu/elapsed {spans[0].share:.2f} (written in {seconds:.0f} s)"
+        f"{MONTH_EVENTS / 1e6:.0f} M events, from {sizes.month_rows / 1e6:.3g} M: {rate([span], sizes.month_rows)}, "
+        f"cpu/elapsed {span.share:.2f} (written in {seconds:.0f} s)"
     )
     return [Figure("month", value, Target(150, 60, "s", at_most=True), told)]

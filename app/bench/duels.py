@@ -14,7 +14,7 @@ from agents.engine import Engine
 from agents.oracle import Oracle
 from app.bench import peers
 from app.bench.measure import Duel, Figure, Stopwatch, Target, duel, rate
-from app.bench.peers import HftBooks, NautilusBooks
+from app.bench.peers import HftBooks, HftWay, NautilusBooks
 from app.bench.tape import Sizes, Tape, fold, generated, warmed
 from schemas.columns import to_events
 from schemas.errors import CheckFailed
@@ -32,25 +32,23 @@ def against_oracle(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, tape
     engine = warmed(feature_set, tape)
     oracle = Oracle(feature_set, 0)
     oracle.apply(tape.warm)
-    ours, theirs, checked = [Vectors.empty(feature_set)], [Vectors.empty(feature_set)], [0]
+    checked = 0
 
-    def compare(i: int) -> None:
-        equal = len(ours[0]) == len(theirs[0]) and bool(ours[0].same_bits(theirs[0]).all())
+    def compare(i: int, ours: Vectors, theirs: Vectors) -> None:
+        nonlocal checked
+        equal = len(ours) == len(theirs) and bool(ours.same_bits(theirs).all())
         require(equal, "the oracle's vectors", f"others in round {i}")
-        checked[0] += ours[0].values.size
+        checked += ours.values.size
 
     found = duel(
-        watch, len(tape.rounds),
-        lambda i: ours.__setitem__(0, fold(engine, tape.rounds[i])),
-        lambda i: theirs.__setitem__(0, oracle.apply(tape.rounds[i])), compare,
-    )  # fmt: skip
-    told = f"tuned Python oracle, {checked[0]:,} values equal in every bit"
+        watch, len(tape.rounds), lambda i: fold(engine, tape.rounds[i]), lambda i: oracle.apply(tape.rounds[i]), compare
+    )
+    told = f"tuned Python oracle, {checked:,} values equal in every bit"
     return [of_duel("oracle", tape, found, Target(20, 40), told)]
 
 
 def against_naive(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, tape: Tape | None = None) -> list[Figure]:
     """Full vectors against the naive version; every value is compared, to REL_TOL."""
-    peers.peer("sortedcontainers")
     from app.bench.naive import Naive
 
     tape = tape or generated(sizes, sizes.naive_rows)
@@ -58,19 +56,16 @@ def against_naive(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, tape:
     naive = Naive(feature_set.features, feature_set.cadence_ms)
     naive.apply(to_events(tape.warm))
     events = [to_events(columns) for columns in tape.rounds]
-    ours: list[Vectors] = [Vectors.empty(feature_set)]
-    theirs: list[Mapping[tuple[str, int], Any]] = [{}]
-    checked = [0]
+    checked = 0
 
-    def compare(_: int) -> None:
-        checked[0] += agreeing(ours[0], theirs[0])
+    def compare(_: int, ours: Vectors, theirs: Mapping[tuple[str, int], Any]) -> None:
+        nonlocal checked
+        checked += agreeing(ours, theirs)
 
     found = duel(
-        watch, len(tape.rounds),
-        lambda i: ours.__setitem__(0, fold(engine, tape.rounds[i])),
-        lambda i: theirs.__setitem__(0, naive.apply(events[i])), compare,
-    )  # fmt: skip
-    told = f"{peers.version('sortedcontainers')} books and deques, {checked[0]:,} values equal to {REL_TOL:g}"
+        watch, len(tape.rounds), lambda i: fold(engine, tape.rounds[i]), lambda i: naive.apply(events[i]), compare
+    )
+    told = f"{peers.version('sortedcontainers')} books and deques, {checked:,} values equal to {REL_TOL:g}"
     return [of_duel("naive", tape, found, Target(150, 1_000), told)]
 
 
@@ -92,27 +87,29 @@ def agreeing(vectors: Vectors, expected: Mapping[tuple[str, int], Any]) -> int:
 
 
 def against_hftbacktest(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
-    """Full vectors against its book alone: as its converters write data, with either of its books, and its least."""
+    """Full vectors against its book alone: as its converters write data, in either of its books, and its least."""
     tape = generated(sizes, sizes.fast_rows)
     ways = (
-        ("hftbacktest", Target(1.0, 3.0), True, False, "ROIVectorMarketDepth"),
-        ("hftbacktest:hash", Target(None, None), False, False, "HashMapMarketDepth"),
-        ("hftbacktest:local", Target(None, None), True, True, "ROIVectorMarketDepth, the trader's book only"),
+        ("hftbacktest", Target(1.0, 3.0), HftWay(True, False), "ROIVectorMarketDepth"),
+        ("hftbacktest:hash", Target(None, None), HftWay(False, False), "HashMapMarketDepth"),
+        ("hftbacktest:local", Target(None, None), HftWay(True, True), "ROIVectorMarketDepth, the trader's book only"),
     )
-    figures = []
-    for name, target, is_dense, is_local_only, told in ways:
-        engine = warmed(feature_set, tape)
-        books = HftBooks([tape.warm, *tape.rounds], is_dense=is_dense, is_local_only=is_local_only)
-        books.pass_to(int(tape.warm.ts_recv[-1]))
-        found = duel(
-            watch, len(tape.rounds), lambda i, engine=engine: fold(engine, tape.rounds[i]),  # type: ignore[misc]
-            lambda i, books=books: books.pass_to(int(tape.rounds[i].ts_recv[-1])),  # type: ignore[misc]
-            _same_best(engine, tape, books.best),
-        )  # fmt: skip
-        books.close()
-        version = f"{peers.version('hftbacktest')} {told}, best bid and ask equal"
-        figures.append(of_duel(name, tape, found, target, version))
-    return figures
+    return [_against_hft(watch, feature_set, tape, *way) for way in ways]
+
+
+def _against_hft(
+    watch: Stopwatch, feature_set: FeatureSet, tape: Tape, name: str, target: Target, way: HftWay, told: str
+) -> Figure:
+    engine = warmed(feature_set, tape)
+    books = HftBooks([tape.warm, *tape.rounds], way)
+    books.pass_to(int(tape.warm.ts_recv[-1]))
+    found = duel(
+        watch, len(tape.rounds), lambda i: fold(engine, tape.rounds[i]),
+        lambda i: books.pass_to(int(tape.rounds[i].ts_recv[-1])), _same_best(engine, tape, books.best),
+    )  # fmt: skip
+    books.close()
+    told = f"{peers.version('hftbacktest')} {told}, best bid and ask equal"
+    return of_duel(name, tape, found, target, told)
 
 
 def against_nautilus(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
@@ -130,10 +127,10 @@ def against_nautilus(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) ->
     return [of_duel("nautilus", tape, found, Target(5, 12), version)]
 
 
-def _same_best(engine: Engine, tape: Tape, best: Callable[[], peers.Best]) -> Callable[[int], None]:
+def _same_best(engine: Engine, tape: Tape, best: Callable[[], peers.Best]) -> Callable[[int, object, object], None]:
     """A check that the peer's best prices are ours."""
 
-    def check(i: int) -> None:
+    def check(i: int, _ours: object, _theirs: object) -> None:
         books = [engine.arena.book(key) for key in tape.warm.keys[1:]]
         ours = [(bids[0][0], asks[0][0]) for bids, asks in books]
         require(ours == best(), f"the best prices {ours}", f"the peer's {best()} after round {i}")

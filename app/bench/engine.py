@@ -18,6 +18,7 @@ from rich.console import Console
 
 from app.bench import archives, duels, footprint
 from app.bench.measure import QUIET_MIN, Figure, Stopwatch
+from app.bench.peers import MODULES, peer
 from app.bench.tape import Sizes, recorded
 from app.report import Report, facts, grid
 from schemas.errors import UsageError
@@ -54,6 +55,9 @@ def bench_engine(
 ) -> dict[str, Any]:
     """Measure; returns the payload."""
     wanted = chosen(only, skip)
+    for name in wanted:
+        if name in MODULES:
+            peer(MODULES[name])
     sizes = sizes or Sizes()
     watch = Stopwatch()
     figures: list[Figure] = []

@@ -11,8 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 QUIET_MIN = 0.8
 """Share of a processor below which the machine was busy with other things, and a missed figure says nothing."""
@@ -79,16 +83,16 @@ class Stopwatch:
 
     spans: list[Span] = field(default_factory=list)
 
-    def time(self, work: Callable[[], object], *, is_rival: bool = False) -> Span:
-        """Run it once, without the garbage collector."""
+    def time(self, work: Callable[[], Result], *, is_rival: bool = False) -> tuple[Span, Result]:
+        """Run it once, without the garbage collector; how long it took, and its result."""
         with _no_collector():
             cpu, begun = time.process_time(), time.perf_counter()
-            work()
+            result = work()
             seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         span = Span(seconds, cpu)
         if not is_rival:
             self.spans.append(span)
-        return span
+        return span, result
 
     @property
     def quiet(self) -> float:
@@ -125,16 +129,19 @@ class Duel:
 
 
 def duel(
-    watch: Stopwatch, rounds: int, ours: Callable[[int], object], theirs: Callable[[int], object],
-    after: Callable[[int], None] = lambda _: None,
+    watch: Stopwatch, rounds: int, ours: Callable[[int], Result], theirs: Callable[[int], Other],
+    check: Callable[[int, Result, Other], None] | None = None,
 ) -> Duel:  # fmt: skip
-    """Round 0 of ours, of theirs, round 1 of ours, of theirs; `after` each round is not timed."""
+    """Round 0 of ours, of theirs, round 1 of ours, of theirs; what each gave is checked between the rounds."""
     mine: list[Span] = []
     other: list[Span] = []
     for i in range(rounds):
-        mine.append(watch.time(lambda i=i: ours(i)))  # type: ignore[misc]
-        other.append(watch.time(lambda i=i: theirs(i), is_rival=True))  # type: ignore[misc]
-        after(i)
+        span, our_result = watch.time(partial(ours, i))
+        mine.append(span)
+        span, their_result = watch.time(partial(theirs, i), is_rival=True)
+        other.append(span)
+        if check is not None:
+            check(i, our_result, their_result)
     return Duel(mine, other)
 
 

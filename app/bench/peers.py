@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module, metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from schemas.columns import Columns, Int64
 from schemas.errors import DependencyDown
 from schemas.events import Kind
+from schemas.topics import CLOCK_KEY
 
 Best = list[tuple[int, int]]
 
+MODULES = {"naive": "sortedcontainers", "hftbacktest": "hftbacktest", "nautilus": "nautilus_trader"}
+"""The module of a peer, by the figure that needs it."""
 TICK, LOT = 0.01, 0.001
 """Of the generated stream, in quote and base units."""
 _SNAPSHOT, _DELTA = int(Kind.SNAPSHOT), int(Kind.DELTA)
@@ -74,18 +77,22 @@ def levels(columns: Columns) -> Int64:
     return out[:count].copy()
 
 
+class HftWay(NamedTuple):
+    """How hftbacktest keeps books."""
+
+    is_dense: bool
+    """In its ROIVectorMarketDepth, else in its HashMapMarketDepth."""
+    is_local_only: bool
+    """One book for each symbol; else, as its converters write data, one of the venue's and one of the trader's."""
+
+
 class HftBooks:
     """One backtest per symbol, which only lets time pass. All its data is handed over before."""
 
-    def __init__(self, parts: Sequence[Columns], *, is_dense: bool, is_local_only: bool) -> None:
-        """`is_dense`: its ROIVectorMarketDepth, else its HashMapMarketDepth.
-
-        `is_local_only`: one book for each symbol. Else as its converters write data: one book of the venue's and one
-        of the trader's.
-        """
+    def __init__(self, parts: Sequence[Columns], way: HftWay) -> None:
         hft = peer("hftbacktest")
         found = np.concatenate([levels(part) for part in parts])
-        flags = hft.DEPTH_EVENT | hft.LOCAL_EVENT | (0 if is_local_only else hft.EXCH_EVENT)
+        flags = hft.DEPTH_EVENT | hft.LOCAL_EVENT | (0 if way.is_local_only else hft.EXCH_EVENT)
         self._data: list[Any] = []
         self._books = []
         for key in np.unique(found[:, _KEY]).tolist():
@@ -100,10 +107,10 @@ class HftBooks:
                 .risk_adverse_queue_model().no_partial_fill_exchange().trading_value_fee_model(0, 0)
                 .tick_size(TICK).lot_size(LOT).last_trades_capacity(0)
             )  # fmt: skip
-            if is_dense:
+            if way.is_dense:
                 middle = int(own[0, _PRICE])
                 asset = asset.roi_lb((middle - _ROI_TICKS) * TICK).roi_ub((middle + _ROI_TICKS) * TICK)
-            make = hft.ROIVectorMarketDepthBacktest if is_dense else hft.HashMapMarketDepthBacktest
+            make = hft.ROIVectorMarketDepthBacktest if way.is_dense else hft.HashMapMarketDepthBacktest
             self._books.append(make([asset]))
         for book in self._books:
             book.elapse(1)
@@ -131,35 +138,32 @@ class NautilusBooks:
         self._data, self._enums = peer("nautilus_trader.model.data"), peer("nautilus_trader.model.enums")
         self._objects = peer("nautilus_trader.model.objects")
         identifiers, books = peer("nautilus_trader.model.identifiers"), peer("nautilus_trader.model.book")
-        named = [f"{symbol or 'CLOCK'}.{venue}" for venue, _, symbol in (key.partition(":") for key in keys)]
-        self._ids = [identifiers.InstrumentId.from_str(name.replace("*", "NONE")) for name in named]
-        self._books = [books.OrderBook(each, self._enums.BookType.L2_MBP) for each in self._ids]
+        self._ids, self._books = {}, {}
+        for key, name in enumerate(keys):
+            if name != CLOCK_KEY:
+                venue, _, symbol = name.partition(":")
+                self._ids[key] = identifiers.InstrumentId.from_str(f"{symbol}.{venue}")
+                self._books[key] = books.OrderBook(self._ids[key], self._enums.BookType.L2_MBP)
 
     def prebuilt(self, columns: Columns) -> list[tuple[Any, Any]]:
         """The records' OrderBookDeltas, each with the book's method that applies it."""
         data, objects, enums = self._data, self._objects, self._enums
-        sides, delete, update = (
-            (enums.OrderSide.BUY, enums.OrderSide.SELL),
-            enums.BookAction.DELETE,
-            enums.BookAction.UPDATE,
-        )
-        made: list[tuple[Any, Any]] = []
+        sides, actions = enums.OrderSide, enums.BookAction
         rows: list[list[Any]] = []
         last = -1
         for key, side, price, size, ts, sequence, row in levels(columns).tolist():
             if row != last:
                 rows.append([key])
                 last = row
-            order = data.BookOrder(sides[side], objects.Price(price * TICK, 2), objects.Quantity(size * LOT, 3), 0)
-            action = update if size else delete
+            whose = sides.SELL if side else sides.BUY
+            order = data.BookOrder(whose, objects.Price(price * TICK, 2), objects.Quantity(size * LOT, 3), 0)
+            action = actions.UPDATE if size else actions.DELETE
             rows[-1].append(data.OrderBookDelta(self._ids[key], action, order, 0, sequence, ts, ts))
-        for key, *deltas in rows:
-            made.append((self._books[key].apply_deltas, data.OrderBookDeltas(self._ids[key], deltas)))
-        return made
+        return [(self._books[key].apply_deltas, data.OrderBookDeltas(self._ids[key], deltas)) for key, *deltas in rows]
 
     def best(self) -> Best:
         """Best bid and ask of each symbol, in ticks."""
-        pairs = [(book.best_bid_price(), book.best_ask_price()) for book in self._books[1:]]
+        pairs = [(book.best_bid_price(), book.best_ask_price()) for book in self._books.values()]
         return [(round(float(bid) / TICK), round(float(ask) / TICK)) for bid, ask in pairs]
 
 
