@@ -127,6 +127,9 @@ def test_the_payload_has_its_shape() -> None:
         assert figure["command"] == f"onetape bench engine --only {figure['name'].partition(':')[0]}"
     assert {"processor", "processors", "versions"} <= set(payload["machine"])
     assert 0 < payload["quiet"] <= 1
+    assert sorted(payload["missed"] + payload["unsure"]) == sorted(
+        figure["name"] for figure in payload["figures"] if not figure["ok"]
+    )
     assert payload["left_out"] == [name for name in engine.FIGURES if name not in measured]
 
 
@@ -141,6 +144,15 @@ def test_a_figure_is_held_against_what_it_must_be(value: float, at_most: bool, o
 
 def test_a_figure_without_a_bound_is_never_missed() -> None:
     assert measure.Figure("name", 0.1, measure.Target(None, None), "rival").ok
+
+
+def test_two_threads_need_two_processors_to_be_quiet() -> None:
+    assert measure.Span(1.0, 1.0, threads=2).quiet == 0.5
+    assert measure.Span(1.0, 1.3).quiet == 1.0
+    watch = measure.Stopwatch([measure.Span(1.0, 1.0), measure.Span(1.0, 0.2), measure.Span(1.0, 0.4)])
+    assert watch.quiet() == 0.4
+    assert watch.quiet(1) == pytest.approx(0.3)
+    assert measure.Stopwatch().quiet() == 1.0
 
 
 def test_figures_are_chosen_by_name() -> None:

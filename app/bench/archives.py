@@ -81,7 +81,7 @@ def on_two_threads(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> l
         rows = sum(map(len, kept))
         found = duel(
             watch, sizes.rounds, lambda _: parallel.run(batches, feature_set, 2),
-            lambda _: parallel.run(batches, feature_set, 1),
+            lambda _: parallel.run(batches, feature_set, 1), threads=2,
         )  # fmt: skip
         archived = duel(
             watch, sizes.rounds, lambda _: replay(ArchiveReader(path), feature_set, threads=2),

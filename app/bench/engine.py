@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def bench_engine(
     recordings: Path | None = None,
     sizes: Sizes | None = None,
 ) -> dict[str, Any]:
-    """Measure; returns the payload."""
+    """Measure; returns the payload. What was missed while the machine was busy is `unsure`."""
     wanted = chosen(only, skip)
     for name in wanted:
         if name in MODULES:
@@ -61,21 +62,30 @@ def bench_engine(
     sizes = sizes or Sizes()
     watch = Stopwatch()
     figures: list[Figure] = []
+    missed: dict[str, list[str]] = {"missed": [], "unsure": []}
+
+    def take(title: str, against: Callable[[], list[Figure]]) -> None:
+        first = len(watch.spans)
+        with report.step(title):
+            found = against()
+        figures.extend(found)
+        verdict = "missed" if watch.quiet(first) >= QUIET_MIN else "unsure"
+        missed[verdict].extend(figure.name for figure in found if not figure.ok)
+
     for name in wanted:
         title, measure = FIGURES[name]
-        with report.step(title):
-            figures += measure(watch, feature_set, sizes)
+        take(title, partial(measure, watch, feature_set, sizes))
     for tape in recorded(recordings, sizes.rounds) if recordings is not None else ():
         for name, against in (("oracle", duels.against_oracle), ("naive", duels.against_naive)):
             if name in wanted:
-                with report.step(f"{FIGURES[name][0]}, {tape.name}"):
-                    figures += against(watch, feature_set, sizes, tape)
+                take(f"{FIGURES[name][0]}, {tape.name}", partial(against, watch, feature_set, sizes, tape))
     return {
         "figures": [figure.json() for figure in figures],
         "machine": machine(),
-        "quiet": round(watch.quiet, 3),
+        "quiet": round(watch.quiet(), 3),
         "feature_set": feature_set.id,
         "left_out": [name for name in FIGURES if name not in wanted],
+        **missed,
     }
 
 
@@ -99,16 +109,6 @@ def _named(text: str | None, option: str) -> set[str]:
             action="name some of these, separated by commas",
         )  # fmt: skip
     return names
-
-
-def missed(payload: dict[str, Any]) -> list[str]:
-    """Figures that must be better."""
-    return [figure["name"] for figure in payload["figures"] if not figure["ok"]]
-
-
-def is_quiet(payload: dict[str, Any]) -> bool:
-    """Whether the machine left this process enough of a processor for the figures to count."""
-    return bool(payload["quiet"] >= QUIET_MIN)
 
 
 def machine() -> dict[str, Any]:
@@ -148,11 +148,10 @@ def show(console: Console, payload: dict[str, Any]) -> None:
         "system": f"{told['system']}, Python {told['python']}", "versions": versions,
         "quiet": f"{payload['quiet']} of a processor", "left out": ", ".join(payload["left_out"]) or "nothing",
     }))  # fmt: skip
-    below = missed(payload)
-    if below and not is_quiet(payload):
-        console.print(f"Missed: {', '.join(below)}; but the machine was busy, measure again when it is not.")
-    elif below:
-        console.print(f"Missed: {', '.join(below)}.")
+    if payload["missed"]:
+        console.print(f"Missed: {', '.join(payload['missed'])}.")
+    if payload["unsure"]:
+        console.print(f"Missed on a busy machine, measure again: {', '.join(payload['unsure'])}.")
 
 
 def _bound(figure: dict[str, Any], name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -91,7 +90,7 @@ def stored_state(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
     engine = warmed(feature_set, tape)
     lengths: list[int] = []
     for columns in tape.rounds:
-        watch.time(lambda columns=columns: fold(engine, columns))  # type: ignore[misc]
+        fold(engine, columns)
         lengths += [len(engine.arena.dump(key)) for key in engine.arena.keys]
     levels = median(len(side) for key in engine.arena.keys for side in engine.arena.book(key))
     told = f"median of {len(lengths)} states, {levels:.0f} levels a side; largest {max(lengths) / _KB:.1f} kB"
@@ -109,16 +108,9 @@ def memory(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figu
 def first_vector(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
     """From the start of a process to its first vector; the first of them fills the compile cache."""
     run("start", feature_set.id)
-    seconds = [timed(lambda: run("start", feature_set.id)) for _ in range(sizes.rounds)]
+    seconds = [watch.time(lambda: run("start", feature_set.id))[0].seconds for _ in range(sizes.rounds)]
     told = f"python -m app.bench.child, compile cache warm, median of {len(seconds)}"
     return [Figure("start", median(seconds), Target(3.0, 1.5, "s", at_most=True), told)]
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of a piece of work that other processes do."""
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 def run(*arguments: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ Units: seconds of the performance counter; a figure's unit stands in it.
 from __future__ import annotations
 
 import gc
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,34 +71,45 @@ class Span:
 
     seconds: float
     cpu_seconds: float
+    threads: int = 1
 
     @property
     def share(self) -> float:
         """Processors it had on average."""
         return self.cpu_seconds / self.seconds if self.seconds > 0 else 1.0
 
+    @property
+    def quiet(self) -> float:
+        """Share of a processor that each of its threads had, at most 1."""
+        return min(self.share / self.threads, 1.0)
+
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Times work. What a single thread of ours did tells how quiet the machine was."""
+    """Times work. What our own work got of the processors tells how quiet the machine was."""
 
     spans: list[Span] = field(default_factory=list)
 
-    def time(self, work: Callable[[], Result], *, is_rival: bool = False) -> tuple[Span, Result]:
+    def time(self, work: Callable[[], Result], *, threads: int = 1, is_rival: bool = False) -> tuple[Span, Result]:
         """Run it once, without the garbage collector; how long it took, and its result."""
         with _no_collector():
-            cpu, begun = time.process_time(), time.perf_counter()
+            cpu, begun = _cpu_seconds(), time.perf_counter()
             result = work()
-            seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-        span = Span(seconds, cpu)
+            seconds, cpu = time.perf_counter() - begun, _cpu_seconds() - cpu
+        span = Span(seconds, cpu, threads)
         if not is_rival:
             self.spans.append(span)
         return span, result
 
-    @property
-    def quiet(self) -> float:
-        """Median over our own spans of the share of a processor they had, at most 1."""
-        return min(median(span.share for span in self.spans), 1.0) if self.spans else 1.0
+    def quiet(self, first: int = 0) -> float:
+        """Median over our own spans, from the `first` on, of the share of a processor they had."""
+        return median(span.quiet for span in self.spans[first:]) if self.spans[first:] else 1.0
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 @contextmanager
@@ -130,13 +142,16 @@ class Duel:
 
 def duel(
     watch: Stopwatch, rounds: int, ours: Callable[[int], Result], theirs: Callable[[int], Other],
-    check: Callable[[int, Result, Other], None] | None = None,
+    check: Callable[[int, Result, Other], None] | None = None, threads: int = 1,
 ) -> Duel:  # fmt: skip
-    """Round 0 of ours, of theirs, round 1 of ours, of theirs; what each gave is checked between the rounds."""
+    """Round 0 of ours, of theirs, round 1 of ours, of theirs; what each gave is checked between the rounds.
+
+    `threads`: how many of ours shall run at once.
+    """
     mine: list[Span] = []
     other: list[Span] = []
     for i in range(rounds):
-        span, our_result = watch.time(partial(ours, i))
+        span, our_result = watch.time(partial(ours, i), threads=threads)
         mine.append(span)
         span, their_result = watch.time(partial(theirs, i), is_rival=True)
         other.append(span)
