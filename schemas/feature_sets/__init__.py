@@ -4,14 +4,18 @@ Input: one YAML file per version. Published versions live here and never change;
 Output: `FeatureSet`, every `{window}`, `{depth}` and `zscore(F, N)` written out as a column's name.
 Units: cadence in ms, a multiple of the base Tick; ages in ns.
 Errors: UsageError for a set that is not there or not well formed, naming the file and the key.
+
+An id means one definition: a file cannot take the id of a published set, and whatever keeps vectors keeps the set's
+`digest` beside them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -22,17 +26,18 @@ import yaml
 from schemas import limits
 from schemas.errors import UsageError
 from schemas.topics import features_topic
-from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S, duration_ns
+from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S, duration_ns, duration_text
 
 DEFAULT: Final = "micro@2"
 CADENCE_MS_MAX: Final = 60_000
+FILL_MAX_NS: Final = 3_600 * NS_PER_S
 COLUMNS_MAX: Final = 1_000
 _BASE_MS: Final = BASE_TICK_NS // NS_PER_MS
 _KEYS = ("name", "version", "cadence_ms", "windows", "depths", "missing", "outliers", "own_features", "features")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _ZSCORE = re.compile(r"zscore\(\s*([a-z0-9_]+)\s*,\s*([0-9]{1,6})\s*\)", re.ASCII)
 _FILL = re.compile(r"forward_fill\(\s*([0-9a-z]+)\s*\)", re.ASCII)
-_CLIP = re.compile(r"clip\(\s*([0-9]+(?:\.[0-9]+)?)\s*,\s*([0-9]{1,6})\s*\)", re.ASCII)
+_CLIP = re.compile(r"clip\(\s*([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*,\s*([0-9]{1,6})\s*\)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Policy:
 
 
 PLAIN: Final = Policy()
+_SHORT: Final = reprlib.Repr()
+"""A few lines of YAML can name a list of billions."""
 
 
 class OwnFile(NamedTuple):
@@ -80,6 +87,11 @@ class FeatureSet:
         """Topic of this set's vectors."""
         return features_topic(self.name, self.version)
 
+    @property
+    def is_published(self) -> bool:
+        """Whether the id is one of ours, which alone says everything."""
+        return self.id in names()
+
     def digest(self) -> str:
         """Hash of the definition, the user's own files included: what two sets of one id must share."""
         about = [self.id, self.cadence_ms, self.features, sorted(self.policies.items())]
@@ -87,6 +99,24 @@ class FeatureSet:
         for _, text in self.own:
             digest.update(hashlib.sha256(text.encode()).digest())
         return digest.hexdigest()
+
+    def json(self) -> dict[str, Any]:
+        """The definition as an archive keeps it; of a user's own files the names only."""
+        return {
+            "cadence_ms": self.cadence_ms,
+            "features": list(self.features),
+            "policies": {column: asdict(policy) for column, policy in self.policies.items()},
+            "own_features": [path.name for path in self.own],
+            "digest": self.digest(),
+        }
+
+    @staticmethod
+    def of(set_id: str, stored: Mapping[str, Any]) -> FeatureSet:
+        """From what `json` made, without the user's own files. Errors: KeyError, TypeError, ValueError."""
+        name, version = set_id.split("@")
+        policies = {str(column): Policy(**about) for column, about in stored["policies"].items()}
+        columns = tuple(map(str, stored["features"]))
+        return FeatureSet(name, int(version), int(stored["cadence_ms"]), columns, policies)
 
 
 def names() -> list[str]:
@@ -106,7 +136,10 @@ def load(spec: str) -> FeatureSet:
                 f"feature set file {spec} cannot be read", expected="a YAML file", was=str(error),
                 action="name a file that is there",
             ) from None  # fmt: skip
-        return _parse(spec, text, path.parent)
+        feature_set = _parse(spec, text, path.parent)
+        if feature_set.is_published:
+            raise _malformed(spec, "name and version", "an id that is not a published set's", feature_set.id)
+        return feature_set
     known = names()
     if spec not in known:
         raise UsageError(
@@ -121,8 +154,8 @@ def load(spec: str) -> FeatureSet:
 
 
 def load_all(specs: str) -> list[FeatureSet]:
-    """Feature sets of a comma-separated list, each once, at least one."""
-    found = [load(spec.strip()) for spec in specs.split(",") if spec.strip()]
+    """Feature sets of a comma-separated list, each id once, at least one; in order of ids, however they are listed."""
+    found = sorted((load(spec.strip()) for spec in specs.split(",") if spec.strip()), key=lambda each: each.id)
     if not found or len({each.id for each in found}) < len(found):
         raise UsageError(
             f"feature sets {specs!r} cannot run together", expected="at least one, each id once", was=specs,
@@ -132,21 +165,34 @@ def load_all(specs: str) -> list[FeatureSet]:
 
 
 def _malformed(file: str, key: str, expected: str, was: object) -> UsageError:
+    told = was[:200] if isinstance(was, str) else _SHORT.repr(was)
     return UsageError(
-        f"{key} of feature set file {file} is wrong", expected=expected, was=str(was)[:200], action="correct the file"
+        f"{key} of feature set file {file} is wrong", expected=expected, was=told, action="correct the file"
     )
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return dict(super().construct_mapping(node, deep))
 
 
 def _parse(file: str, text: str, folder: Path | None) -> FeatureSet:
     try:
-        stored = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _malformed(file, "the text", "YAML", " ".join(str(error).split())) from None
+        stored = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _malformed(file, "the text", "YAML, each key once", " ".join(str(error).split())) from None
     if not isinstance(stored, dict):
         raise _malformed(file, "the top level", f"a mapping of {', '.join(_KEYS)}", type(stored).__name__)
     for key in stored:
         if key not in _KEYS:
-            raise _malformed(file, f"key {key!r}", f"one of {', '.join(_KEYS)}", key)
+            raise _malformed(file, f"key {_SHORT.repr(key)}", f"one of {', '.join(_KEYS)}", key)
     name, version, cadence_ms = stored.get("name"), stored.get("version"), stored.get("cadence_ms", 1000)
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise _malformed(file, "name", "lower case letters, digits and _", name)
@@ -180,44 +226,74 @@ def _own(file: str, name: object, folder: Path | None) -> OwnFile:
 
 def _columns(file: str, stored: dict[str, Any]) -> Iterator[tuple[str, Policy]]:
     """Every column's name, written out, with its policy."""
-    values = {"window": _list(file, stored, "windows"), "depth": _list(file, stored, "depths")}
-    default = _policy(file, "missing and outliers", stored, PLAIN)
+    values = {"window": _windows(file, stored), "depth": _depths(file, stored)}
+    default = _policy(file, "", stored, PLAIN)
     seen: set[str] = set()
-    for item in _list(file, stored, "features") or [None]:
+    for item in _list(file, stored, "features"):
         text, about = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, {})
         if not isinstance(text, str) or not isinstance(about, dict) or set(about) - {"missing", "outliers"}:
             raise _malformed(file, "features", "names, or `name: {missing: .., outliers: ..}`", item)
         used = [key for key in values if f"{{{key}}}" in text]
+        for key in used:
+            if not values[key]:
+                raise _malformed(file, f"{key}s", f"at least one, for {text}", "none")
         for chosen in product(*(values[key] for key in used)):
             written = text
             for key, value in zip(used, chosen, strict=True):
                 written = written.replace(f"{{{key}}}", str(value))
-            column = _ZSCORE.sub(r"zscore_\1_\2", written)
-            if _NAME.fullmatch(column) is None:
-                raise _malformed(file, "features", "a feature's name, zscore(name, N), {window} or {depth}", text)
-            if column in seen:
-                raise _malformed(file, f"feature {column}", "each name once", "named twice")
+            column = _column(file, text, written)
+            if column in seen or len(seen) >= COLUMNS_MAX:
+                raise _malformed(file, f"feature {column}", f"each name once, at most {COLUMNS_MAX}", "one too many")
             seen.add(column)
-            yield column, _policy(file, f"feature {column}", about, default)
-    if not seen or len(seen) > COLUMNS_MAX:
-        raise _malformed(file, "features", f"1 to {COLUMNS_MAX} columns", len(seen))
+            yield column, _policy(file, f"feature {column}: ", about, default)
+    if not seen:
+        raise _malformed(file, "features", f"1 to {COLUMNS_MAX} columns", "none")
 
 
-def _policy(file: str, key: str, about: Mapping[str, Any], default: Policy) -> Policy:
+def _windows(file: str, stored: dict[str, Any]) -> list[str]:
+    found = _list(file, stored, "windows")
+    for text in found:
+        ns = duration_ns(text) if isinstance(text, str) else None
+        if ns is None or ns % BASE_TICK_NS or ns > limits.WINDOW_MAX_NS or duration_text(ns) != text:
+            raise _malformed(file, "windows", "steps of 100ms up to 60s, written as 500ms, 1500ms or 15s", text)
+    return found
+
+
+def _depths(file: str, stored: dict[str, Any]) -> list[int]:
+    found = _list(file, stored, "depths")
+    for levels in found:
+        if type(levels) is not int or not 1 <= levels <= limits.DEPTH_MAX:
+            raise _malformed(file, "depths", f"numbers of levels from 1 to {limits.DEPTH_MAX}", levels)
+    return found
+
+
+def _column(file: str, text: str, written: str) -> str:
+    """A column's name: `zscore(F, N)` is named zscore_F_N."""
+    score = _ZSCORE.fullmatch(written)
+    column = written if score is None else f"zscore_{score[1]}_{int(score[2])}"
+    if _NAME.fullmatch(column) is None:
+        raise _malformed(file, "features", "a feature's name, zscore(name, N), {window} or {depth}", text)
+    if score is not None and not 2 <= int(score[2]) <= limits.REMEMBERED_MAX:
+        raise _malformed(file, f"feature {text}", f"a z-score over 2 to {limits.REMEMBERED_MAX} values", score[2])
+    return column
+
+
+def _policy(file: str, where: str, about: Mapping[str, Any], default: Policy) -> Policy:
     missing, outliers = about.get("missing"), about.get("outliers")
     fill_ns, skips_row = default.fill_ns, default.skips_row
     sigmas, count = default.clip_sigmas, default.clip_count
     if "missing" in about:
         fill = _FILL.fullmatch(missing) if isinstance(missing, str) else None
         age = duration_ns(fill[1]) if fill is not None else None
-        if missing not in (None, "null", "skip_row") and (age is None or age > 3_600 * NS_PER_S):
-            raise _malformed(file, key, "missing: null, skip_row or forward_fill(5s), at most an hour", missing)
+        if missing not in (None, "null", "skip_row") and (age is None or age > FILL_MAX_NS):
+            raise _malformed(file, f"{where}missing", "null, skip_row or forward_fill(5s), at most an hour", missing)
         fill_ns, skips_row = age or 0, missing == "skip_row"
     if "outliers" in about:
         clip = _CLIP.fullmatch(outliers) if isinstance(outliers, str) else None
         if outliers not in (None, "none") and not (
             clip and float(clip[1]) > 0 and 2 <= int(clip[2]) <= limits.REMEMBERED_MAX
         ):
-            raise _malformed(file, key, f"outliers: none or clip(sigmas, 2..{limits.REMEMBERED_MAX} values)", outliers)
+            expected = f"none or clip(4, 600): standard deviations, 2 to {limits.REMEMBERED_MAX} values"
+            raise _malformed(file, f"{where}outliers", expected, outliers)
         sigmas, count = (float(clip[1]), int(clip[2])) if clip else (0.0, 0)
     return Policy(fill_ns, skips_row, sigmas, count)
