@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import UsageError
+from schemas.feature_sets import DEFAULT
 
 PREFIX: Final = "ONETAPE_"
 
@@ -40,7 +41,9 @@ class Settings(BaseSettings):
     redis_ttl_s: int = Field(300, ge=1, le=86_400, description="how long a latest vector is served without a newer one")
 
     registry: str = Field(".onetape/schemas.json", min_length=1, description="schema registry: a file or http(s) URL")
-    feature_set: str = Field("micro@1", min_length=1, description="feature set NAME@VERSION the worker computes")
+    feature_sets: str = Field(
+        DEFAULT, min_length=1, description="feature sets the worker computes: NAME@VERSION or .yaml files, by commas"
+    )
 
     data_dir: Path = Field(Path(".onetape"), description="states of this worker; every worker needs one of its own")
     archive_dir: Path = Field(Path(".onetape/archive"), description="the archive")

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, Json, SetId, Threads, group, thread_count
+from app.options import Archive, FeatureSetSpec, Json, Threads, group, thread_count
 from app.report import Report, facts, grid, shares
 from schemas.errors import CheckFailed, UsageError
+from schemas.feature_sets import DEFAULT
 
 Datasets = Annotated[Path, typer.Option("--datasets", help="Folder that holds the datasets.")]
 
@@ -27,7 +28,7 @@ dataset = group("Datasets: build, verify, list, show.")
 def build(
     archive: Archive,
     datasets: Datasets = DATASETS,
-    feature_set: SetId = "micro@1",
+    feature_set: FeatureSetSpec = DEFAULT,
     horizon: Annotated[int, typer.Option("--horizon", min=1, help="Forward return over so many seconds.")] = 5,
     split: Annotated[str, typer.Option("--split", help="Shares of time.")] = "train=0.7,validation=0.15,test=0.15",
     cuts: Annotated[int, typer.Option("--cuts", min=1, help="Cuts of the leak check.")] = 10,

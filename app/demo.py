@@ -42,12 +42,12 @@ from app.report import Advance, Report, facts, grid, shares, utc
 from app.synthetic import write_recording
 from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
 from replay.dataset import Recipe, build
-from replay.parity import parity
+from replay.parity import in_sum, parity_of
 from replay.publication import disk_errors, empty, locked, refuse_content
 from replay.reader import ArchiveReader
-from schemas import feature_sets
 from schemas.codec import TapeCodec
 from schemas.errors import DependencyDown, UsageError
+from schemas.feature_sets import load, load_all
 from schemas.registry import open_registry
 from schemas.topics import TAPE
 from schemas.vectors import VectorCodec
@@ -57,7 +57,7 @@ SEED = 7
 HORIZON_S = 1
 CUTS = 10
 STOP_S = 20.0
-_WINDOWED = re.compile(r"(.+)_([0-9]+s)")
+_WINDOWED = re.compile(r"(.+)_([0-9]+m?s)")
 
 
 def run_demo(
@@ -80,12 +80,12 @@ def run_demo(
         settings = _settings(stack, report, folder, brokers, redis_url, batch_size, partitions)
         events = _live(stack, report, folder, source, settings)
         latest = _latest(settings)
-    live = folder / "live"
-    feature_set = feature_sets.load(settings.feature_set)
+    live, specs = folder / "live", settings.feature_sets
     with report.step("Replaying the archived tape and comparing every bit") as advance:
-        compared = parity(ArchiveReader(live), feature_set, batch_size=batch_size, progress=shares(advance)).json()
+        found = parity_of(ArchiveReader(live), load_all(specs), batch_size=batch_size, progress=shares(advance))
+        compared = in_sum(found)
     with report.step("Building a dataset, with its leak check") as advance:
-        built = _dataset(live, folder / "datasets", settings.feature_set, shares(advance))
+        built = _dataset(live, folder / "datasets", specs.partition(",")[0].strip(), shares(advance))
     return {
         "events_in": events,
         "vectors_out": compared["compared"] + compared["extra"],
@@ -211,19 +211,22 @@ def _working(settings: Settings, log: Path) -> Iterator[_Worker]:
 def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings: Settings) -> int:
     """Play the source through a worker until all of it is committed and archived; returns the records published."""
     codec = TapeCodec(open_registry(settings.registry))
-    tape, features = wire_topic(settings, TAPE), wire_topic(settings, feature_sets.load(settings.feature_set).topic)
     by_role: Mapping[str, str] = groups(settings)
-    tape_groups = [by_role["features"], by_role["archive"]]
-    vector_groups = [by_role["latest"], by_role["archive"]]
+    topics = {TAPE: ["features", "archive"]}
+    topics |= {each.topic: ["latest", "archive"] for each in load_all(settings.feature_sets)}
     with _working(settings, folder / "worker.log") as worker:
-        on_tape = stack.enter_context(Progress(settings.brokers, tape, tape_groups, settings.partitions))
-        on_vectors = stack.enter_context(Progress(settings.brokers, features, vector_groups, settings.partitions))
+        on_tape, *on_vectors = [
+            stack.enter_context(
+                Progress(settings.brokers, wire_topic(settings, topic), [by_role[role] for role in roles], settings.partitions)
+            )
+            for topic, roles in topics.items()
+        ]
         with report.step(f"Playing {source} through broker and worker") as advance:
             publisher = Publisher(settings)
             published = play(source, publisher, codec, on_tape, worker.alive, advance)
         with report.step("Waiting until everything is committed and archived") as advance:
-            on_tape.wait(_reached(on_tape.ends(), advance), worker.alive)
-            on_vectors.wait(_reached(on_vectors.ends(), advance), worker.alive)
+            for progress in (on_tape, *on_vectors):
+                progress.wait(_reached(progress.ends(), advance), worker.alive)
     return published
 
 
@@ -237,8 +240,8 @@ def _reached(ends: list[int], advance: Advance) -> Callable[[list[int]], bool]:
 
 
 def _latest(settings: Settings) -> dict[str, Any]:
-    """One vector as Redis serves it: that of the first instrument by name."""
-    feature_set = feature_sets.load(settings.feature_set)
+    """One vector as Redis serves it: of the first feature set, that of the first instrument by name."""
+    feature_set = load(settings.feature_sets.partition(",")[0].strip())
     with redis.Redis.from_url(settings.redis_url) as client:
         names = sorted(key for key in client.scan_iter(f"latest:{feature_set.id}:*") if not key.endswith(b":t"))
         if not names:

@@ -17,7 +17,10 @@ from schemas.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
 Archive = Annotated[Path, typer.Option("--archive", help="Folder of the archive.")]
-SetId = Annotated[str, typer.Option("--feature-set", metavar="NAME@V", help="Feature set and version.")]
+SPEC = "NAME@V|FILE.yaml"
+FeatureSetSpec = Annotated[
+    str, typer.Option("--feature-set", metavar=SPEC, help="Feature set: its id, or a YAML file of yours.")
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Records per batch; never changes a bit. [default: as stored]")
 ]

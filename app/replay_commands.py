@@ -11,15 +11,16 @@ from typing import Annotated
 
 import typer
 
-from app.options import Archive, BatchSize, Json, SetId, Threads, show_checked, thread_count, to_ns
+from app.options import SPEC, Archive, BatchSize, FeatureSetSpec, Json, Threads, show_checked, thread_count, to_ns
 from app.report import Report, facts, shares
 from schemas.errors import CheckFailed
+from schemas.feature_sets import DEFAULT
 
 
 def replay(
     archive: Archive,
     out: Annotated[Path, typer.Option("--out", help="New folder for vectors.parquet and manifest.json.")],
-    feature_set: SetId = "micro@1",
+    feature_set: FeatureSetSpec = DEFAULT,
     symbols: Annotated[str | None, typer.Option("--symbols", help="Comma-separated VENUE:SYMBOL.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
@@ -61,31 +62,35 @@ def replay(
 
 def parity(
     archive: Archive,
-    feature_set: SetId = "micro@1",
+    feature_sets: Annotated[
+        str | None,
+        typer.Option("--feature-set", metavar=SPEC, help="Only these, by commas. [default: every set it holds]"),
+    ] = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Recompute the archived live vectors and compare them bit by bit; exit 1 on any difference."""
-    from replay.parity import parity as run
+    from replay.parity import archived_sets, in_sum, parity_of
     from replay.reader import ArchiveReader
-    from schemas.feature_sets import load
+    from schemas.feature_sets import load_all
 
     report = Report(as_json)
+    reader = ArchiveReader(archive)
+    wanted = archived_sets(reader) if feature_sets is None else load_all(feature_sets)
     with report.step(f"Comparing {archive} with its replay") as advance:
-        found = run(
-            ArchiveReader(archive), load(feature_set), batch_size=batch_size, threads=thread_count(threads),
-            progress=shares(advance),
-        )  # fmt: skip
-    payload = found.json()
+        found = parity_of(
+            reader, wanted, batch_size=batch_size, threads=thread_count(threads), progress=shares(advance)
+        )
+        payload = in_sum(found)
     report.result(payload, lambda console: show_checked(console, "Parity", payload, "differences"))
-    if not found.ok:
+    if not payload["ok"]:
         raise typer.Exit(CheckFailed.exit_code)
 
 
 def leakcheck(
     archive: Archive,
-    feature_set: SetId = "micro@1",
+    feature_set: FeatureSetSpec = DEFAULT,
     cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to delete the future after.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the offsets.")] = 1,
     as_json: Json = False,

@@ -28,14 +28,13 @@ from app.archive_files import ArchiveFiles
 from app.config import Settings
 from app.producer import DeliveryFailed, Producer
 from app.redis_latest import RedisLatest
-from app.topics import changelog_topic, groups, tape_origin, wire_topic
+from app.topics import changelog_of, groups, tape_origin, wire_topic
 from app.transport import FETCH_RECORDS, Consumer, Transport
 from replay.archive import live
-from schemas import feature_sets
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
 from schemas.columns import from_events
 from schemas.errors import CheckFailed
-from schemas.feature_sets import FeatureSet
+from schemas.feature_sets import FeatureSet, load_all
 from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec, Vectors
@@ -105,11 +104,12 @@ async def _nothing_to_settle(offsets: Mapping[TP, int]) -> None:
     """Agents that write no changelog have saved everything when they acknowledge."""
 
 
-def _app(settings: Settings, role: str) -> faust.App:
-    folder = settings.data_dir / role
+def _app(settings: Settings, role: str, group: str) -> faust.App:
+    """A group's states lie in a folder of their own: those of other feature sets are others."""
+    folder = settings.data_dir / role / group
     folder.mkdir(parents=True, exist_ok=True)
     return faust.App(
-        groups(settings)[role],
+        group,
         broker=[f"kafka://{broker.strip()}" for broker in settings.brokers.split(",")],
         datadir=folder,
         store=store.URL,
@@ -145,33 +145,31 @@ def _role(
 
 
 def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[], None], fail: Fail) -> Role:
-    """Tape -> vectors, dead letters, states."""
-    feature_set = feature_sets.load(settings.feature_set)
-    registry = open_registry(settings.registry)
-    codec, letters = VectorCodec(registry, feature_set), DeadLetterCodec(registry)
-    group = groups(settings)["features"]
+    """Tape -> vectors of every feature set in one pass, dead letters, states."""
+    sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
+    letters, group = DeadLetterCodec(registry), groups(settings)["features"]
     producer = stack.enter_context(Producer(settings.brokers, group))
-    app = _app(settings, "features")
+    app, changelog_topic = _app(settings, "features", group), changelog_of(group)
     table = state_table(app, settings.partitions)
-    tape, output = wire_topic(settings, TAPE), wire_topic(settings, feature_set.topic)
-    buried = wire_topic(settings, DEAD_LETTERS)
-    changelog: list[store.Changelog] = []
+    tape, buried = wire_topic(settings, TAPE), wire_topic(settings, DEAD_LETTERS)
+    outputs = {each.id: (wire_topic(settings, each.topic), VectorCodec(registry, each)) for each in sets}
+    made: list[store.Changelog] = []
 
     def states_of(lane: Lane) -> LaneStates:
-        return LaneStates(changelog_of(), lane, lambda partition: app.consumer.highwater(TP(tape, partition)), fence)
+        return LaneStates(changelog(), lane, lambda partition: app.consumer.highwater(TP(tape, partition)), fence)
 
-    def changelog_of() -> store.Changelog:
-        if not changelog:
+    def changelog() -> store.Changelog:
+        if not made:
             assert isinstance(table.data, store.Store)
-            changelog.append(store.Changelog(table.data, changelog_topic(settings), producer.enqueue))
-        return changelog[0]
+            made.append(store.Changelog(table.data, changelog_topic, producer.enqueue))
+        return made[0]
 
     async def bury(partition: int, refused: Sequence[DeadLetter]) -> None:
         await producer.send(buried, partition, [(letter.key, letters.encode(letter)) for letter in refused])
 
     async def settle(offsets: Mapping[TP, int]) -> None:
         try:
-            await changelog_of().settle()
+            await changelog().settle()
         except DeliveryFailed as error:
             fail(error)
             raise ProducerSendError(str(error)) from error
@@ -180,52 +178,58 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
 
     async def run(lane: Lane) -> None:
         async def emit(vectors: Vectors) -> None:
+            output, codec = outputs[vectors.feature_set.id]
             await producer.send(output, lane.partition, codec.encode(vectors))
 
-        await features_agent(lane.batches(reader), states_of(lane), emit, [feature_set])
+        await features_agent(lane.batches(reader), states_of(lane), emit, sets)
 
-    _compile_kernels(feature_set)
+    _compile_kernels(sets)
     epoch = Epoch(settings.epoch_s, FETCH_RECORDS * 100, time.monotonic)
     return _role(app, settings, "features", [tape], Lanes(run, epoch, fail), settle)
 
 
-def _compile_kernels(feature_set: FeatureSet) -> None:
+def _compile_kernels(sets: Sequence[FeatureSet]) -> None:
     """Before the broker counts our silence: compiling takes seconds in which nothing else runs."""
-    Engine([feature_set], 0).apply(from_events(0, 0, []))
+    Engine(sets, 0).apply(from_events(0, 0, []))
 
 
 def latest_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
-    """Vectors -> Redis."""
-    feature_set = feature_sets.load(settings.feature_set)
-    reader = VectorReader(VectorCodec(open_registry(settings.registry), feature_set))
-    sink = RedisLatest(settings.redis_url, feature_set.id, settings.redis_ttl_s)
-    stack.push_async_callback(sink.close)
+    """Vectors of every feature set -> Redis."""
+    registry = open_registry(settings.registry)
+    serving: dict[str, tuple[VectorReader, RedisLatest]] = {}
+    for each in load_all(settings.feature_sets):
+        sink = RedisLatest(settings.redis_url, each.id, settings.redis_ttl_s)
+        stack.push_async_callback(sink.close)
+        serving[wire_topic(settings, each.topic)] = VectorReader(VectorCodec(registry, each)), sink
 
     async def run(lane: Lane) -> None:
+        reader, sink = serving[lane.topic]
         await latest_agent(lane.batches(reader), sink)
 
     lanes = Lanes(run, Epoch(settings.epoch_s, FETCH_RECORDS, time.monotonic), fail)
-    topics = [wire_topic(settings, feature_set.topic)]
-    return _role(_app(settings, "latest"), settings, "latest", topics, lanes, _nothing_to_settle)
+    app = _app(settings, "latest", groups(settings)["latest"])
+    return _role(app, settings, "latest", list(serving), lanes, _nothing_to_settle)
 
 
 def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
-    """Tape, vectors, dead letters -> files.
+    """Tape, vectors of every feature set, dead letters -> files.
 
     In one worker only: an archive has one writer, which holds its lock; a second worker with this role ends at once.
     """
-    feature_set = feature_sets.load(settings.feature_set)
-    registry = open_registry(settings.registry)
+    sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
     writer = stack.enter_context(
         live(settings.archive_dir, settings.partitions, settings.archive_segment_rows, origin=tape_origin(settings))
     )
+    for each in sets:
+        writer.check(each)
     sink = stack.enter_context(ArchiveFiles(writer))
-    vectors = {feature_set.topic: VectorCodec(registry, feature_set)}
+    vectors = {each.topic: VectorCodec(registry, each) for each in sets}
     reader = ArchiveReader(TapeCodec(registry), DeadLetterCodec(registry), vectors, settings.topic_prefix)
 
     async def run(lane: Lane) -> None:
         await archive_agent(lane.batches(reader), sink)
 
     epoch = Epoch(settings.archive_flush_s, settings.archive_segment_rows, time.monotonic)
-    topics = [wire_topic(settings, topic) for topic in (TAPE, feature_set.topic, DEAD_LETTERS)]
-    return _role(_app(settings, "archive"), settings, "archive", topics, Lanes(run, epoch, fail), _nothing_to_settle)
+    topics = [wire_topic(settings, topic) for topic in (TAPE, *vectors, DEAD_LETTERS)]
+    app = _app(settings, "archive", groups(settings)["archive"])
+    return _role(app, settings, "archive", topics, Lanes(run, epoch, fail), _nothing_to_settle)

@@ -7,6 +7,8 @@ Errors: DependencyDown when the broker does not answer; UsageError for a topic w
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,12 +18,15 @@ from confluent_kafka.cimpl import NewTopic
 
 from app.config import Settings
 from app.publish import broker_down
-from schemas import feature_sets, limits
+from schemas import limits
 from schemas.errors import UsageError
-from schemas.topics import TAPE, TOPICS, Topic
+from schemas.feature_sets import FeatureSet, load_all
+from schemas.topics import TAPE, TOPICS, Topic, vectors_topic
 
 ROLES: Final = ("features", "latest", "archive")
 ANSWER_S: Final = 5.0
+SETS_NAME_MAX: Final = 140
+"""With the longest prefix and what Faust adds, still under the 249 characters of a topic's name."""
 COMPACTION_LAG_MS: Final = 600_000
 """A state record stays on the changelog for so long, whatever is written after it: see tables/store.py."""
 
@@ -31,17 +36,37 @@ def wire_topic(settings: Settings, topic: str) -> str:
     return settings.topic_prefix + topic
 
 
+def sets_name(found: Sequence[FeatureSet]) -> str:
+    """Feature sets in the name of what is theirs alone: a consumer group, its changelog, a folder of states.
+
+    The id of a published set says everything; of one's own the file may change, so that its digest is named as well.
+    """
+    told = ".".join(
+        f"{each.name}-v{each.version}" + ("" if each.is_published else f"-{each.digest()[:8]}") for each in found
+    )
+    if len(told) <= SETS_NAME_MAX:
+        return told
+    return f"{told[: SETS_NAME_MAX - 17]}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
 def groups(settings: Settings) -> dict[str, str]:
-    """Consumer group of each role."""
-    feature_set = feature_sets.load(settings.feature_set)
-    version = f"{feature_set.name}-v{feature_set.version}"
-    names = {"features": f"features-{version}", "latest": f"latest-{version}", "archive": "archive"}
+    """Consumer group of each role. Workers with the same feature sets share theirs, in whatever order they list them.
+
+    With other sets the group is another one, which reads the retained tape from its beginning: the states it needs are
+    others. The archive has one group, for it has one writer.
+    """
+    sets = sets_name(load_all(settings.feature_sets))
+    names = {"features": f"features-{sets}", "latest": f"latest-{sets}", "archive": "archive"}
     return {role: f"{settings.topic_prefix}onetape-{name}" for role, name in names.items()}
 
 
-def changelog_topic(settings: Settings) -> str:
+def changelog_of(group: str) -> str:
     """Changelog of the features agent's state table, as Faust names it."""
-    return f"{groups(settings)['features']}-state-changelog"
+    return f"{group}-state-changelog"
+
+
+def _changelog(settings: Settings) -> str:
+    return changelog_of(groups(settings)["features"])
 
 
 def tape_origin(settings: Settings) -> str:
@@ -57,14 +82,11 @@ def tape_origin(settings: Settings) -> str:
 def partitions_of(settings: Settings) -> dict[str, int]:
     """Every topic a worker needs, with its partition count."""
     counts = {wire_topic(settings, topic.name): topic.partitions or settings.partitions for topic in _topics(settings)}
-    return {**counts, changelog_topic(settings): settings.partitions}
+    return {**counts, _changelog(settings): settings.partitions}
 
 
 def _topics(settings: Settings) -> list[Topic]:
-    features = feature_sets.load(settings.feature_set).topic
-    known = dict(TOPICS)
-    known.setdefault(features, Topic(features, retention_ms=7 * 86_400_000))
-    return list(known.values())
+    return [*TOPICS.values(), *(vectors_topic(each.topic) for each in load_all(settings.feature_sets))]
 
 
 def ensure_topics(settings: Settings) -> None:
@@ -113,7 +135,7 @@ def delete_topics(settings: Settings) -> None:
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
     config: dict[str, Any] = {"max.message.bytes": str(2 * limits.MESSAGE_BYTES_MAX)}
-    if name == changelog_topic(settings):
+    if name == _changelog(settings):
         config |= {"cleanup.policy": "compact", "min.compaction.lag.ms": str(COMPACTION_LAG_MS)}
     else:
         topic = next(topic for topic in _topics(settings) if wire_topic(settings, topic.name) == name)

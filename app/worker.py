@@ -26,12 +26,14 @@ from typing import Final
 
 from faust.exceptions import ConsistencyError, ProducerSendError
 
+from agents.plan import Plan
 from app.config import Settings
 from app.redis_latest import check_redis
 from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
 from app.topics import ROLES, ensure_topics, tape_origin
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
+from schemas.feature_sets import load_all
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
     """
     _log(settings.log_level)
     with _stoppable():
+        Plan(load_all(settings.feature_sets))  # what they name wrong is told before anything is made for them
         ensure_topics(settings)
         if "latest" in roles:
             check_redis(settings.redis_url)

@@ -34,7 +34,6 @@ from replay.folder import (
     Head,
     checked_head,
     hidden_segments,
-    other_features,
     refuse_other_content,
     sweep,
     topics,
@@ -57,6 +56,7 @@ class ArchiveWriter:
     def __init__(self, root: Path, head: Head, last: dict[tuple[str, int], int], segment_rows: int) -> None:
         self._root, self._head, self._last, self._segment_rows = root, head, last, segment_rows
         self._archived = dict(last)
+        self._known: list[FeatureSet] = []
         self._pending: dict[tuple[str, int], list[Rows]] = {}
         self._pending_rows: Counter[tuple[str, int]] = Counter()
 
@@ -153,13 +153,17 @@ class ArchiveWriter:
         with disk_errors(self._root):
             return files.publish(self._root, segment, rows.schema, tables, rows.parquet)
 
+    def check(self, feature_set: FeatureSet) -> None:
+        """Errors: UsageError if vectors of another definition of this set are archived."""
+        self._head.knows(feature_set)
+
     def _know(self, feature_set: FeatureSet) -> None:
-        known = self._head.feature_sets.get(feature_set.id)
-        if known == list(feature_set.features):
+        if feature_set in self._known:
             return
-        if known is not None:
-            raise other_features(feature_set, known)
-        feature_sets = {**self._head.feature_sets, feature_set.id: list(feature_set.features)}
+        self._known.append(feature_set)
+        if self._head.knows(feature_set):
+            return
+        feature_sets = {**self._head.feature_sets, feature_set.id: feature_set.json()}
         told = replace(self._head, feature_sets=feature_sets)
         with disk_errors(self._root):
             files.write_json(self._root / HEAD, told.json())

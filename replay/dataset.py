@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
 from replay.splits import SPLITS, TimeSplit, time_split
 from schemas.errors import CheckFailed, SegmentTorn
-from schemas.feature_sets import load
+from schemas.feature_sets import FeatureSet, load, located
 from schemas.vectors import Quality, Vectors
 
 LIBRARIES = ("numpy", "numba", "pyarrow")
@@ -41,7 +41,10 @@ LIBRARIES = ("numpy", "numba", "pyarrow")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a dataset is made of, besides the archive. `fractions` are decimal texts by split that add up to 1."""
+    """What a dataset is made of, besides the archive. `fractions` are decimal texts by split that add up to 1.
+
+    `feature_set` is what `schemas.feature_sets.load` takes: an id, or the path of a YAML file.
+    """
 
     feature_set: str
     horizon_s: float
@@ -94,13 +97,15 @@ def build(
     feature_set = load(recipe.feature_set)
     check_horizon(feature_set, recipe.horizon_s)
     used = inputs(archive)
-    dataset_id = identify(recipe, used)
+    recipe = replace(recipe, feature_set=located(recipe.feature_set))
+    dataset_id = identify(recipe, feature_set, used)
     whole = replay(archive, feature_set, threads=threads, progress=progress, agent=agent)
     proofs = _prove(archive, whole, cuts, agent)
     made = make(_selected(archive, whole, recipe), recipe)
     manifest = {
         "id": dataset_id,
         "feature_set": feature_set.id,
+        "feature_set_digest": feature_set.digest(),
         "recipe": recipe.json(),
         "archive": str(archive.path.resolve()),
         "inputs": used,
@@ -113,11 +118,11 @@ def build(
     return _publish(datasets, manifest, made.tables)
 
 
-def identify(recipe: Recipe, used: list[dict[str, Any]]) -> str:
-    """Id of a dataset: what it is, and the hash of recipe and inputs."""
-    name, number = recipe.feature_set.split("@")
+def identify(recipe: Recipe, feature_set: FeatureSet, used: list[dict[str, Any]]) -> str:
+    """Id of a dataset: what it is, and the hash of recipe and inputs; where the definition's file lies says nothing."""
+    about = {**recipe.json(), "feature_set": [feature_set.id, feature_set.digest()]}
     horizon = seconds_text(recipe.horizon_s).replace(".", "_")
-    return f"{name}-{number}-fwd{horizon}s-{json_digest([recipe.json(), used])[:12]}"
+    return f"{feature_set.name}-{feature_set.version}-fwd{horizon}s-{json_digest([about, used])[:12]}"
 
 
 def make(vectors: Vectors, recipe: Recipe) -> Made:
@@ -155,7 +160,8 @@ def verify(
 ) -> dict[str, Any]:
     """Rebuild a dataset from its manifest and compare with what is stored: `equal`, and the three hashes.
 
-    `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there.
+    `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there, and
+    the feature set must be the one that was built from.
     """
     manifest = load_manifest(datasets, dataset_id)
     try:
@@ -164,7 +170,15 @@ def verify(
         raise torn_manifest(dataset_id) from None
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     ends = _check_inputs(archive, manifest["inputs"])
-    whole = replay(archive, load(recipe.feature_set), last_offsets=ends, threads=threads, progress=progress)
+    feature_set = load(recipe.feature_set)
+    if (feature_set.id, feature_set.digest()) != (manifest["feature_set"], manifest["feature_set_digest"]):
+        raise CheckFailed(
+            f"the definition of {manifest['feature_set']} has changed since {dataset_id} was built",
+            expected=f"digest {manifest['feature_set_digest'][:16]}...",
+            was=f"{feature_set.id}, digest {feature_set.digest()[:16]}...",
+            action=f"restore {recipe.feature_set}, or give the changed set a new version and build anew",
+        )  # fmt: skip
+    whole = replay(archive, feature_set, last_offsets=ends, threads=threads, progress=progress)
     made = make(_selected(archive, whole, recipe), recipe)
     rebuilt = made.content["output_hash"]
     stored = output_hash({name: _read(folder / f"{name}.parquet", table.schema) for name, table in made.tables.items()})
@@ -186,7 +200,7 @@ def _prove(archive: ArchiveReader, whole: Replayed, cuts: Sequence[float], agent
             action="run `onetape leakcheck` on the archive and correct the features it names"
             if leaks.leaking else "use a longer tape, or more cuts",
         )  # fmt: skip
-    if feature_set.id not in archive.head.feature_sets:
+    if not archive.head.knows(feature_set):
         return {"leakcheck": leaks.json(), "parity": None}
     live = parity(archive, feature_set, replayed=whole, in_flight=True)
     if not live.ok:

@@ -183,6 +183,7 @@ def write(replayed: Replayed, archive: ArchiveReader, out: Path) -> dict[str, An
     refuse_content(out)
     manifest = {
         "feature_set": replayed.feature_set.id,
+        "feature_set_digest": replayed.feature_set.digest(),
         "features": list(replayed.feature_set.features),
         "events": replayed.events,
         "vectors": len(replayed.vectors),

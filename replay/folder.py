@@ -1,6 +1,6 @@
 """The folder of an archive: what it says about itself, and how it is tidied after a kill.
 
-State: `archive.json` with the format version, the tape's partition count, each feature set's column names and the
+State: `archive.json` with the format version, the tape's partition count, each feature set's definition and the
 origin, which says whose offsets the archive's are; `pending.json` while a commit moves segments in.
 Errors: ArchiveMissing, UsageError (no archive of this version, another origin, partition count or feature set).
 """
@@ -17,7 +17,8 @@ from typing import Any
 from replay.publication import STAGING
 from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveMissing, OnetapeError, UsageError
-from schemas.feature_sets import FeatureSet
+from schemas.feature_sets import FeatureSet, load
+from schemas.feature_sets import names as published
 
 FORMAT = "onetape-archive"
 VERSION = 1
@@ -31,14 +32,38 @@ _PLACE = re.compile(r"topic=([A-Za-z0-9._-]+)/partition=(\d{1,9})(/\d{19}-\d{19}
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Content of archive.json: tape partitions, the column names of each feature set by id, and the origin.
+    """Content of archive.json: tape partitions, `FeatureSet.json` of each feature set by id, and the origin.
 
-    Offsets mean the same record only within one origin, so an archive takes rows of no other.
+    Offsets mean the same record only within one origin, so an archive takes rows of no other. An id means one
+    definition, so it takes vectors of no other either.
     """
 
     partitions: int
-    feature_sets: dict[str, list[str]]
+    feature_sets: dict[str, dict[str, Any]]
     origin: str
+
+    def knows(self, feature_set: FeatureSet) -> bool:
+        """Whether vectors of this set are archived. Errors: UsageError where those of its id are of another one."""
+        known = self.feature_sets.get(feature_set.id)
+        if known is not None and known["digest"] != feature_set.digest():
+            raise _other_definition(feature_set, known)
+        return known is not None
+
+    def definition(self, set_id: str) -> FeatureSet:
+        """An archived feature set: the published one of that id, or what was archived of the user's own.
+
+        Errors: UsageError for a set with features of the user's own, whose files are not in the archive.
+        """
+        known = self.feature_sets[set_id]
+        if set_id in published():
+            return load(set_id)
+        if known["own_features"]:
+            raise UsageError(
+                f"{set_id} has features of your own", expected="its YAML file beside its Python files",
+                was=f"its id; the archive names {', '.join(known['own_features'])} only",
+                action="name the file with --feature-set",
+            )  # fmt: skip
+        return FeatureSet.of(set_id, known)
 
     def json(self) -> dict[str, Any]:
         """As it is stored."""
@@ -51,6 +76,8 @@ def read_head(path: Path) -> Head:
         content = json.loads((path / HEAD).read_bytes())
         known = content["format"] == FORMAT and content["version"] == VERSION
         head = Head(int(content["partitions"]), dict(content["feature_sets"]), str(content.get("origin", IMPORT)))
+        for set_id, stored in head.feature_sets.items():
+            _check_definition(set_id, stored)
     except OSError:
         raise ArchiveMissing(
             f"there is no archive at {path}", expected=f"a folder with {HEAD}",
@@ -146,10 +173,19 @@ def refuse_other_content(path: Path) -> None:
         )  # fmt: skip
 
 
-def other_features(feature_set: FeatureSet, known: list[str]) -> UsageError:
-    """The error for a feature set whose columns are not those of the archive."""
-    differ = sorted(set(known) ^ set(feature_set.features)) or ["their order"]
+def _check_definition(set_id: str, stored: dict[str, Any]) -> None:
+    """Errors: KeyError, TypeError, ValueError for what `FeatureSet.json` never makes."""
+    FeatureSet.of(set_id, stored)
+    if not isinstance(stored["digest"], str) or not all(isinstance(name, str) for name in stored["own_features"]):
+        raise TypeError("another JSON type")
+
+
+def _other_definition(feature_set: FeatureSet, known: dict[str, Any]) -> UsageError:
+    now = feature_set.json()
+    columns = sorted(set(known["features"]) ^ set(feature_set.features))
+    differ = [key for key in ("cadence_ms", "features", "policies", "own_features") if known[key] != now[key]]
+    was = f"{', '.join(differ) or 'own_features'} ({', '.join(columns[:5]) or 'the same columns'})"
     return UsageError(
-        f"{feature_set.id} in the archive has other features", expected="a published version never changes",
-        was=f"different: {', '.join(differ[:5])}", action="give the changed feature set a new version",
+        f"{feature_set.id} in the archive has another definition", expected="one definition per id and version",
+        was=f"different: {was}", action="give the changed feature set a new version",
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Parity: the archived live vectors against those the archived tape gives, bit for bit.
 
 Input: an archive with the tape and the features topic.
-Output: `Parity`: counts and the first differences by instrument, T and column.
-Errors: UsageError where the archive holds no live vectors of the feature set; those of `replay.reader`.
+Output: `Parity` of one feature set: counts and the first differences by instrument, T and column; `in_sum` of several.
+Errors: UsageError where the archive holds no live vectors of a feature set; those of `replay.reader`.
 
 The archived tape decides which vectors must exist: every one that a replay of it gives.
     compared     identities (instrument, feature set, T) on both sides
@@ -17,7 +17,7 @@ last archived tape offset of its partition, are `pending` instead of missing or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.driver import Progress, Replayed, replay
-from replay.reader import ArchiveReader, VectorsRead
+from replay.reader import ArchiveReader, VectorsRead, no_vectors
 from schemas.feature_sets import FeatureSet
 from schemas.vectors import Vectors
 
+COUNTS = ("compared", "mismatch", "missing", "extra", "conflicting", "pending", "repeats")
 HEAD = ("partition", "as_of_offset", "ts_available", "book_epoch", "quality")
 DIFFERENCES_MAX = 20
 
@@ -37,6 +38,7 @@ DIFFERENCES_MAX = 20
 class Difference:
     """One cell, or a whole row where `column` is `missing` or `extra`. `time` is T in ns."""
 
+    feature_set: str
     instrument: str
     time: int
     column: str
@@ -70,6 +72,45 @@ class Parity:
     def json(self) -> dict[str, Any]:
         """One JSON object."""
         return {**asdict(self), "ok": self.ok, "equal_percent": self.equal_percent}
+
+
+def in_sum(found: Mapping[str, Parity]) -> dict[str, Any]:
+    """One JSON object for several feature sets: the sums, and each set's own object by its id."""
+    sums = Parity(
+        *(sum(getattr(each, name) for each in found.values()) for name in COUNTS),
+        [difference for each in found.values() for difference in each.differences],
+    )
+    is_ok = bool(found) and all(each.ok for each in found.values())
+    return {**sums.json(), "ok": is_ok, "feature_sets": {set_id: each.json() for set_id, each in found.items()}}
+
+
+def archived_sets(archive: ArchiveReader) -> list[FeatureSet]:
+    """Every feature set whose live vectors are archived, at least one. Errors: UsageError."""
+    if not archive.head.feature_sets:
+        raise no_vectors(archive.path, "any feature set", "none")
+    return [archive.head.definition(set_id) for set_id in sorted(archive.head.feature_sets)]
+
+
+def parity_of(
+    archive: ArchiveReader,
+    feature_sets: Sequence[FeatureSet],
+    *,
+    batch_size: int | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Parity]:
+    """Compare several feature sets, by id; each is replayed alone, however many were live together."""
+    for feature_set in feature_sets:
+        archive.check_vectors(feature_set)  # before any is replayed
+    found: dict[str, Parity] = {}
+    for feature_set in feature_sets:
+
+        def share(done: int, total: int, before: int = len(found)) -> None:
+            if progress is not None:
+                progress(before * total + done, len(feature_sets) * total)
+
+        found[feature_set.id] = parity(archive, feature_set, batch_size=batch_size, threads=threads, progress=share)
+    return found
 
 
 def parity(
@@ -145,9 +186,8 @@ def _cells(left: Vectors, right: Vectors) -> Iterator[Difference]:
     instruments = left.instruments()
     for name, differs in differing_columns(left, right):
         for row in np.flatnonzero(differs).tolist():
-            yield Difference(
-                instruments[row], int(left.time[row]), name, _cell(left, name, row), _cell(right, name, row)
-            )
+            cells = (_cell(left, name, row), _cell(right, name, row))
+            yield Difference(left.feature_set.id, instruments[row], int(left.time[row]), name, *cells)
 
 
 def _cell(vectors: Vectors, name: str, row: int) -> float | int | None:
@@ -160,4 +200,4 @@ def _cell(vectors: Vectors, name: str, row: int) -> float | int | None:
 def _rows(what: str, vectors: Vectors) -> Iterator[Difference]:
     first = vectors.select(np.arange(min(len(vectors), DIFFERENCES_MAX)))
     for instrument, time in zip(first.instruments(), first.time.tolist(), strict=True):
-        yield Difference(instrument, time, what, None, None)
+        yield Difference(vectors.feature_set.id, instrument, time, what, None, None)

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from replay import segments as files
-from replay.folder import hidden_segments, other_features, read_head, remedy, topics
+from replay.folder import hidden_segments, read_head, remedy, topics
 from replay.prefetch import ahead
 from replay.rows import letters_of
 from replay.segments import Segment, torn
@@ -154,17 +154,14 @@ class ArchiveReader:
         with closing(ahead(parts, GROUPS_AHEAD) if read_ahead else parts) as decoded:
             yield from (part for part in decoded if len(part)) if batch_size is None else recut(decoded, batch_size)
 
+    def check_vectors(self, feature_set: FeatureSet) -> None:
+        """Errors: UsageError where the archive has no vectors of this set, or of another definition."""
+        if not self.head.knows(feature_set):
+            raise no_vectors(self.path, feature_set.id, ", ".join(sorted(self.head.feature_sets)) or "none")
+
     def vectors(self, feature_set: FeatureSet) -> VectorsRead:
-        """Archived vectors of a feature set. Errors: UsageError where the archive has none or other features."""
-        known = self.head.feature_sets.get(feature_set.id)
-        if known is None:
-            have = ", ".join(sorted(self.head.feature_sets)) or "none"
-            raise UsageError(
-                f"{self.path} holds no live vectors of {feature_set.id}", expected=feature_set.id, was=have,
-                action="archive the features topic with a worker (`onetape demo --from`), or name another set",
-            )  # fmt: skip
-        if known != list(feature_set.features):
-            raise other_features(feature_set, known)
+        """Archived vectors of a feature set. Errors: UsageError where the archive has none or of another definition."""
+        self.check_vectors(feature_set)
         tables = self._tables(feature_set.topic)
         parts = [Vectors.from_table(table.drop_columns("offset"), feature_set) for _, table in tables]
         return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
@@ -276,6 +273,14 @@ class _TapeRead:
         if self.wanted is not None:
             keep &= pc.is_in(head["key"].cast(pa.string()), self.wanted).to_numpy()
         return None if keep.all() else keep
+
+
+def no_vectors(path: Path, wanted: str, was: str) -> UsageError:
+    """The error of an archive without live vectors."""
+    return UsageError(
+        f"{path} holds no live vectors of {wanted}", expected=wanted, was=was,
+        action="archive the features topic with a worker (`onetape demo --from`), or name another set",
+    )  # fmt: skip
 
 
 def recut(parts: Iterable[Columns], batch_size: int) -> Iterator[Columns]:

@@ -1,5 +1,7 @@
 """The topic table: every topic of the product, its retention and its bounds, and the rule that places a key.
 
+TOPICS are those every worker has; with them goes one topic of vectors per feature set.
+
 Source: the murmur2 partitioner of Apache Kafka's Java client, as aiokafka ships it.
 """
 
@@ -33,15 +35,19 @@ class Topic:
 
 
 def features_topic(name: str, version: int) -> str:
-    """Topic of one feature set's vectors."""
+    """Name of the topic of one feature set's vectors."""
     return f"features.{name}.v{version}"
+
+
+def vectors_topic(name: str) -> Topic:
+    """The topic of that name: each feature set has one of its own."""
+    return Topic(name, retention_ms=7 * _DAY_MS)
 
 
 TOPICS: dict[str, Topic] = {
     topic.name: topic
     for topic in (
         Topic(TAPE, retention_ms=7 * _DAY_MS),
-        Topic(features_topic("micro", 1), retention_ms=7 * _DAY_MS),
         Topic(READY, retention_ms=_DAY_MS),
         Topic(DEAD_LETTERS, retention_ms=30 * _DAY_MS),
     )

@@ -26,10 +26,10 @@ from replay.parity import matches
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, DependencyDown, OnetapeError, SegmentTorn, UsageError
 from schemas.events import Kind
-from schemas.feature_sets import load
+from schemas.feature_sets import DEFAULT, load
 
-SET = load("micro@1")
-RECIPE = Recipe("micro@1", 2)
+SET = load(DEFAULT)
+RECIPE = Recipe(DEFAULT, 2)
 CUTS = [0.2, 0.5, 0.83]
 TAPE = tape(market(51, 2500, 40))
 
@@ -42,7 +42,7 @@ def archive(tmp_path: Path) -> ArchiveReader:
 def test_built_twice_it_is_the_same(archive: ArchiveReader, tmp_path: Path) -> None:
     datasets = tmp_path / "datasets"
     manifest = build(archive, datasets, RECIPE, CUTS)
-    assert manifest["id"].startswith("micro-1-fwd2s-")
+    assert manifest["id"].startswith("micro-2-fwd2s-")
     assert manifest["leakcheck"]["leaking"] == []
     assert manifest["parity"] is None
     assert not manifest["reused"]
@@ -53,7 +53,7 @@ def test_built_twice_it_is_the_same(archive: ArchiveReader, tmp_path: Path) -> N
     elsewhere = build(archive, tmp_path / "elsewhere", RECIPE, CUTS)
     assert elsewhere["output_hash"] == manifest["output_hash"]
     assert load_manifest(datasets, manifest["id"])["output_hash"] == manifest["output_hash"]
-    other = build(archive, datasets, Recipe("micro@1", 2, {"train": "0.5", "test": "0.5"}, INSTRUMENTS[:1]), CUTS)
+    other = build(archive, datasets, Recipe(DEFAULT, 2, {"train": "0.5", "test": "0.5"}, INSTRUMENTS[:1]), CUTS)
     assert other["id"] != manifest["id"]
     assert set(pl.read_parquet(datasets / other["id"] / "test.parquet")["instrument"]) == {INSTRUMENTS[0]}
 
@@ -200,8 +200,8 @@ def test_a_place_that_cannot_be_written_is_an_error(archive: ArchiveReader, tmp_
     ("horizon_s", "text"), [(5, "5"), (0.5, "0_5"), (100, "100"), (1e6, "1000000"), (1_234_567.5, "1234567_5")]
 )
 def test_an_id_has_no_exponent(tmp_path: Path, horizon_s: float, text: str) -> None:
-    dataset_id = identify(Recipe("micro@1", horizon_s), [])
-    assert dataset_id.startswith(f"micro-1-fwd{text}s-")
+    dataset_id = identify(Recipe(DEFAULT, horizon_s), SET, [])
+    assert dataset_id.startswith(f"micro-2-fwd{text}s-")
     (tmp_path / dataset_id).mkdir()
     (tmp_path / dataset_id / "manifest.json").write_text("{}")
     assert dataset_ids(tmp_path) == [dataset_id]
@@ -217,10 +217,32 @@ def test_unknown_ids_stay_inside_the_folder(tmp_path: Path, dataset_id: str) -> 
 def test_unknown_feature_sets_and_symbols_are_refused(archive: ArchiveReader, tmp_path: Path) -> None:
     for recipe in (
         Recipe("micro@9", 2),
-        Recipe("micro@1", 2.3),
-        Recipe("micro@1", 1e12),
-        Recipe("micro@1", 2, symbols=("X:Y",)),
+        Recipe(DEFAULT, 2.3),
+        Recipe(DEFAULT, 1e12),
+        Recipe(DEFAULT, 2, symbols=("X:Y",)),
     ):
         with pytest.raises(UsageError, match="Action"):
             build(archive, tmp_path / "datasets", recipe, CUTS)
     assert not (tmp_path / "datasets").exists()
+
+
+def test_a_set_of_ones_own_is_a_recipe_too(
+    archive: ArchiveReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found again from any folder, its file may lie elsewhere, and a change of its definition is told."""
+    monkeypatch.chdir(tmp_path)
+    text = "name: mine\nversion: 2\ncadence_ms: 500\nfeatures: [mid_price, volume_500ms: {missing: forward_fill(2s)}]\n"
+    Path("mine.yaml").write_text(text)
+    manifest = build(archive, tmp_path / "datasets", Recipe("mine.yaml", 1.5), CUTS)
+    assert (manifest["feature_set"], manifest["feature_set_digest"]) == ("mine@2", load("mine.yaml").digest())
+    assert manifest["id"].startswith("mine-2-fwd1_5s-")
+    Path("copy.yaml").write_text(text)
+    again = build(archive, tmp_path / "copies", Recipe("copy.yaml", 1.5), CUTS)
+    assert (again["id"], again["output_hash"]) == (manifest["id"], manifest["output_hash"])
+    monkeypatch.chdir("/")
+    assert verify(tmp_path / "datasets", manifest["id"])["equal"]
+    (tmp_path / "mine.yaml").write_text(text.replace("2s", "3s"))
+    with pytest.raises(CheckFailed, match=r"definition of mine@2 has changed.*Action: restore .*mine\.yaml"):
+        verify(tmp_path / "datasets", manifest["id"])
+    changed = build(archive, tmp_path / "datasets", Recipe(str(tmp_path / "mine.yaml"), 1.5), CUTS)
+    assert changed["id"] != manifest["id"]

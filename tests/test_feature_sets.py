@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import deque
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +18,7 @@ from agents.catalogue import names as catalogue_names
 from agents.engine import Engine
 from schemas.columns import Columns
 from schemas.errors import UsageError
-from schemas.feature_sets import COLUMNS_MAX, DEFAULT, FeatureSet, Policy, load, load_all
+from schemas.feature_sets import DEFAULT, FeatureSet, Policy, load, load_all
 from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S
 from schemas.vectors import Quality, Vectors
 

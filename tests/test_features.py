@@ -13,10 +13,10 @@ from streams import stream
 from agents.engine import Engine
 from agents.features import features_agent
 from schemas.columns import Columns, from_events
-from schemas.feature_sets import load
+from schemas.feature_sets import DEFAULT, load
 from schemas.vectors import Vectors
 
-MICRO = load("micro@1")
+MICRO = load(DEFAULT)
 EPOCH = 6
 
 

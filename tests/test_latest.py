@@ -22,7 +22,7 @@ from schemas.errors import DependencyDown, UsageError
 from schemas.registry import open_registry
 from schemas.vectors import VectorCodec, Vectors
 
-FEATURE_SET = feature_sets.load("micro@1")
+FEATURE_SET = feature_sets.load(feature_sets.DEFAULT)
 SECOND = 10**9
 
 

@@ -18,11 +18,11 @@ from replay.ports import TapeBatch
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, to_events
 from schemas.events import Kind
-from schemas.feature_sets import FeatureSet, load
+from schemas.feature_sets import DEFAULT, FeatureSet, load
 from schemas.vectors import Vectors
 
 Sets = Sequence[FeatureSet]
-SET = load("micro@1")
+SET = load(DEFAULT)
 CHANCE = random.Random(5)
 CUTS = [CHANCE.random() for _ in range(50)]
 LEAKY = "mid_price"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,23 @@ from tapes import archive_of, market, tape
 from replay.archive import live
 from replay.driver import replay
 from replay.folder import IMPORT
-from replay.parity import Parity, parity
+from replay.parity import Parity, archived_sets, in_sum, parity, parity_of
 from replay.reader import ArchiveReader
 from schemas.errors import UsageError
-from schemas.feature_sets import load
+from schemas.feature_sets import DEFAULT, load
 from schemas.vectors import Vectors
 
-SET = load("micro@1")
+SET = load(DEFAULT)
+MINE = """
+name: mine
+version: 1
+cadence_ms: 100
+features:
+  - vwap_500ms: {missing: forward_fill(5s)}
+  - volume_100ms: {outliers: "clip(1.5, 9)"}
+  - spread: {missing: skip_row}
+  - zscore(volume_500ms, 7)
+"""
 
 
 @pytest.fixture
@@ -32,7 +43,7 @@ def emitted(path: Path) -> Vectors:
 
 def archive_live(path: Path, vectors: Vectors) -> None:
     with live(path, 2, origin=IMPORT) as writer:
-        first = writer.next_offset(SET.topic, 0) or 0
+        first = writer.next_offset(vectors.feature_set.topic, 0) or 0
         writer.append_vectors(0, range(first, first + len(vectors)), vectors)
 
 
@@ -120,3 +131,62 @@ def test_nothing_compared_is_not_a_proof(path: Path) -> None:
         compared(path)
     archive_live(path, Vectors.empty(SET))
     assert not compared(path).ok
+
+
+def test_every_archived_set_is_compared(path: Path, tmp_path: Path) -> None:
+    """Also one of the user's own, from its archived definition: its file need not be there."""
+    (tmp_path / "mine.yaml").write_text(MINE)
+    mine = load(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    vectors = replay(ArchiveReader(path), mine).vectors
+    archive_live(path, vectors)
+    archive_live(path, emitted(path).select(np.arange(5)))
+    archive = ArchiveReader(path)
+    assert archived_sets(archive) == [SET, mine]
+    found = parity_of(archive, archived_sets(archive))
+    summed = in_sum(found)
+    assert found[mine.id].ok
+    assert not summed["ok"]
+    assert summed["compared"] == len(vectors) + 5
+    assert summed["missing"] == found[SET.id].missing == len(emitted(path)) - 5
+    assert {each["feature_set"] for each in summed["differences"]} == {SET.id}
+    assert summed["feature_sets"] == {SET.id: found[SET.id].json(), mine.id: found[mine.id].json()}
+    assert in_sum(parity_of(archive, [mine]))["ok"]
+
+
+def test_a_changed_definition_is_refused(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for number, text in enumerate((MINE, MINE.replace("5s", "6s"))):
+        file.write_text(text)
+        vectors = replay(ArchiveReader(path), load(str(file))).vectors
+        if not number:
+            archive_live(path, vectors)
+            continue
+        with pytest.raises(UsageError, match=r"mine@1 in the archive has another definition.*policies.*Action"):
+            archive_live(path, vectors)
+        with pytest.raises(UsageError, match="another definition"):
+            parity_of(ArchiveReader(path), [load(str(file))])
+
+
+def test_a_set_with_own_features_needs_its_file(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("")
+    (tmp_path / "mine.yaml").write_text(MINE + "own_features: [own.py]\n")
+    mine = load(str(tmp_path / "mine.yaml"))
+    archive_live(path, Vectors.empty(mine))
+    archive = ArchiveReader(path)
+    with pytest.raises(UsageError, match=r"mine@1 has features of your own.*own\.py.*Action: name the file"):
+        archived_sets(archive)
+    assert parity_of(archive, [mine])[mine.id].missing > 0
+
+
+def test_an_archive_whose_head_is_not_ours_is_refused(path: Path) -> None:
+    archive_live(path, emitted(path))
+    head = json.loads((path / "archive.json").read_text())
+    stored = head["feature_sets"][SET.id]
+    for broken in (
+        [], list(SET.features), {**stored, "policies": {"mid_price": {"fill": 1}}}, {**stored, "own_features": None},
+        {name: value for name, value in stored.items() if name != "digest"}, {**stored, "cadence_ms": "x"},
+    ):  # fmt: skip
+        (path / "archive.json").write_text(json.dumps({**head, "feature_sets": {SET.id: broken}}))
+        with pytest.raises(UsageError, match=r"not of an archive this version reads.*Action"):
+            ArchiveReader(path)

@@ -17,9 +17,14 @@ from replay.audit import audit
 from replay.folder import IMPORT, hidden_segments
 from replay.reader import ArchiveReader, row_groups
 from schemas.codec import DeadLetter
+<<<<<<< HEAD
 from schemas.columns import to_events
 from schemas.errors import ArchiveHole, SegmentTorn, UsageError
 from schemas.feature_sets import FeatureSet
+=======
+from schemas.errors import ArchiveHole, UsageError
+from schemas.feature_sets import FeatureSet, Policy
+>>>>>>> da0f651 (Compute, serve, archive and check several feature sets)
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
 
@@ -56,8 +61,13 @@ def test_vectors_are_shown_once_and_contradictions_are_named(tmp_path: Path) -> 
     assert read.vectors.time.tolist() == [10, 20, 30]
     assert read.repeats == 1
     assert read.conflicts == [("A:B", 30)], "-0.0 and 0.0 are different bytes"
-    with pytest.raises(UsageError, match="other features"):
-        ArchiveReader(path).vectors(FeatureSet("probe", 3, 1000, ("mid_price", "depth")))
+    for changed, words in [
+        (FeatureSet("probe", 3, 1000, ("mid_price", "depth")), "features .depth"),
+        (FeatureSet("probe", 3, 500, SET.features), "cadence_ms"),
+        (FeatureSet("probe", 3, 1000, SET.features, {"mid_price": Policy(skips_row=True)}), "policies"),
+    ]:
+        with pytest.raises(UsageError, match=rf"another definition.*{words}.*Action: give the changed .* new version"):
+            ArchiveReader(path).vectors(changed)
     with pytest.raises(UsageError, match="no live vectors"):
         ArchiveReader(path).vectors(FeatureSet("probe", 4, 1000, ("mid_price",)))
     with pytest.raises(UsageError, match="new version"), live(path, 2, origin=KAFKA) as writer:

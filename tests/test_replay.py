@@ -16,12 +16,12 @@ from replay.digest import vectors_digest
 from replay.driver import replay, write
 from replay.reader import ArchiveReader
 from schemas.errors import UsageError
-from schemas.feature_sets import load
+from schemas.feature_sets import DEFAULT, load
 from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parent.parent
-SET = load("micro@1")
+SET = load(DEFAULT)
 EVENTS = market(21, 1500, 8)
 
 
@@ -53,7 +53,7 @@ def test_a_hash_seed_does_not_matter(archive: ArchiveReader) -> None:
     code = (
         "import sys; from pathlib import Path; from replay.driver import replay;"
         "from replay.reader import ArchiveReader; from schemas.feature_sets import load;"
-        "print(replay(ArchiveReader(Path(sys.argv[1])), load('micro@1')).content_hash)"
+        "print(replay(ArchiveReader(Path(sys.argv[1])), load('micro@2')).content_hash)"
     )
     for seed in ("0", "1"):
         done = subprocess.run(

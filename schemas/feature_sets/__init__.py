@@ -32,6 +32,7 @@ DEFAULT: Final = "micro@2"
 CADENCE_MS_MAX: Final = 60_000
 FILL_MAX_NS: Final = 3_600 * NS_PER_S
 COLUMNS_MAX: Final = 1_000
+_ENDINGS: Final = (".yaml", ".yml")
 _BASE_MS: Final = BASE_TICK_NS // NS_PER_MS
 _KEYS = ("name", "version", "cadence_ms", "windows", "depths", "missing", "outliers", "own_features", "features")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -127,7 +128,7 @@ def names() -> list[str]:
 
 def load(spec: str) -> FeatureSet:
     """The published set `name@version`, or the one in the YAML file of that path."""
-    if spec.endswith((".yaml", ".yml")):
+    if spec.endswith(_ENDINGS):
         path = Path(spec)
         try:
             text = path.read_text(encoding="utf-8")
@@ -151,6 +152,11 @@ def load(spec: str) -> FeatureSet:
     if feature_set.id != spec:
         raise _malformed(f"{spec}.yaml", "name and version", f"those of {spec}", feature_set.id)
     return feature_set
+
+
+def located(spec: str) -> str:
+    """The same set, named so that it is found from any folder."""
+    return str(Path(spec).resolve()) if spec.endswith(_ENDINGS) else spec
 
 
 def load_all(specs: str) -> list[FeatureSet]:
