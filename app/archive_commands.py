@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, Json, SetId, Threads, duration, group, show_checked, thread_count
+from app.options import Archive, Json, FeatureSetSpec, Threads, duration, group, show_checked, thread_count
 from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed, UsageError
+from schemas.feature_sets import DEFAULT
 
 archives = group("Archives: prove that every offset is there exactly once; lay checkpoints to replay from.")
 
@@ -87,7 +88,7 @@ def audit(archive: Archive, as_json: Json = False) -> None:
 @archives.command()
 def checkpoint(
     archive: Archive,
-    feature_set: SetId = "micro@1",
+    feature_set: FeatureSetSpec = DEFAULT,
     every: Annotated[str, typer.Option("--every", help="Distance in time of the tape: ms, s, m, h or d.")] = "1h",
     threads: Threads = None,
     as_json: Json = False,

@@ -217,7 +217,12 @@ def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings
     with _working(settings, folder / "worker.log") as worker:
         on_tape, *on_vectors = [
             stack.enter_context(
-                Progress(settings.brokers, wire_topic(settings, topic), [by_role[role] for role in roles], settings.partitions)
+                Progress(
+                    settings.brokers,
+                    wire_topic(settings, topic),
+                    [by_role[role] for role in roles],
+                    settings.partitions,
+                )
             )
             for topic, roles in topics.items()
         ]

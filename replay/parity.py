@@ -76,10 +76,8 @@ class Parity:
 
 def in_sum(found: Mapping[str, Parity]) -> dict[str, Any]:
     """One JSON object for several feature sets: the sums, and each set's own object by its id."""
-    sums = Parity(
-        *(sum(getattr(each, name) for each in found.values()) for name in COUNTS),
-        [difference for each in found.values() for difference in each.differences],
-    )
+    counts = {name: sum(getattr(each, name) for each in found.values()) for name in COUNTS}
+    sums = Parity(**counts, differences=[difference for each in found.values() for difference in each.differences])
     is_ok = bool(found) and all(each.ok for each in found.values())
     return {**sums.json(), "ok": is_ok, "feature_sets": {set_id: each.json() for set_id, each in found.items()}}
 

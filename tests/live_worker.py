@@ -23,9 +23,9 @@ from agents.features import features_agent
 from app.config import Settings, environment
 from app.publish import Progress, Publisher
 from app.topics import ROLES, groups, wire_topic
-from schemas import feature_sets
 from schemas.codec import TapeCodec
 from schemas.columns import Columns, to_events
+from schemas.feature_sets import load_all
 from schemas.registry import open_registry
 from schemas.topics import TAPE
 from schemas.vectors import VectorCodec, Vectors
@@ -155,33 +155,34 @@ def read_topic(settings: Settings, topic: str, partition: int) -> list[Any]:
 
 @dataclass
 class Outcome:
-    """Vectors by identity, states by instrument and partition."""
+    """Vectors by identity (feature set, instrument, T), states by instrument and partition."""
 
-    vectors: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    vectors: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     states: dict[tuple[int, str], bytes] = field(default_factory=dict)
     repeats: int = 0
     conflicts: int = 0
 
 
 def outcome(settings: Settings) -> Outcome:
-    """What a stopped worker has left on the features topic and in its folder."""
+    """What a stopped worker has left on the features topics and in its folder."""
     found = Outcome()
-    feature_set = feature_sets.load(settings.feature_set)
-    codec = VectorCodec(open_registry(settings.registry), feature_set)
+    for feature_set in load_all(settings.feature_sets):
+        codec = VectorCodec(open_registry(settings.registry), feature_set)
+        for partition in range(settings.partitions):
+            values = [message.value() for message in read_topic(settings, feature_set.topic, partition)]
+            vectors = codec.decode(values)
+            for instrument, at, value in zip(vectors.instruments(), vectors.time.tolist(), values, strict=True):
+                known = found.vectors.setdefault((feature_set.id, instrument, at), value)
+                found.conflicts += known != value
+                found.repeats += 1
     for partition in range(settings.partitions):
-        values = [message.value() for message in read_topic(settings, feature_set.topic, partition)]
-        vectors = codec.decode(values)
-        for instrument, at, value in zip(vectors.instruments(), vectors.time.tolist(), values, strict=True):
-            known = found.vectors.setdefault((instrument, at), value)
-            found.conflicts += known != value
-            found.repeats += 1
         found.states |= {(partition, key): blob for key, blob in states_on_disk(settings, partition).items()}
     found.repeats -= len(found.vectors)
     return found
 
 
 def state_folder(settings: Settings, partition: int) -> Path:
-    return next((settings.data_dir / "features").glob(f"*/tables/state-{partition}.db"))
+    return next((settings.data_dir / "features").glob(f"*/*/tables/state-{partition}.db"))
 
 
 def states_on_disk(settings: Settings, partition: int) -> dict[str, bytes]:
@@ -232,10 +233,9 @@ class _Kept:
 
 def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
     """What must come out: the features agent over every partition in one batch, nothing else in between."""
-    feature_set = feature_sets.load(settings.feature_set)
+    sets = load_all(settings.feature_sets)
     registry = open_registry(settings.registry)
-    reader, writer = TapeCodec(registry), VectorCodec(registry, feature_set)
-    states, emitted = _Kept(), []
+    reader, states, emitted = TapeCodec(registry), _Kept(), []
 
     async def emit(vectors: Vectors) -> None:
         emitted.append(vectors)
@@ -246,11 +246,13 @@ def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
             columns, _ = reader.decode_batch(TAPE, partition, range(len(messages)), keys, values)
             yield _Whole(columns, partition)
 
-    asyncio.run(features_agent(batches(), states, emit, [feature_set]))
+    asyncio.run(features_agent(batches(), states, emit, sets))
     found = Outcome(states=states.blobs)
+    writers = {each.id: VectorCodec(registry, each) for each in sets}
     for vectors in emitted:
+        set_id = vectors.feature_set.id
         for instrument, at, (_, value) in zip(
-            vectors.instruments(), vectors.time.tolist(), writer.encode(vectors), strict=True
+            vectors.instruments(), vectors.time.tolist(), writers[set_id].encode(vectors), strict=True
         ):
-            found.vectors[instrument, at] = value
+            found.vectors[set_id, instrument, at] = value
     return found

@@ -49,7 +49,14 @@ MISTAKES = [
     Mistake(("demo", "--from", "{absent}", "--out", "{out}"), 2, "there is no archive"),
     Mistake(("dataset", "show", "no-such-1", "--datasets", "{absent}"), 2, "no dataset"),
     Mistake(("dataset", "verify", "../..", "--datasets", "{absent}"), 2, "no dataset"),
-    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "micro@9"), 2, "micro@1"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "micro@9"), 2, "micro@2"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "{bad}"), 2, "cadence_ms"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "{unknown}"), 2, "mid_price"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--feature-set", "x.yaml"), 2, "cannot be read"),
+    Mistake(("leakcheck", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
+    Mistake(("parity", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
+    Mistake(("parity", "--archive", "{archive}", "--feature-set", "micro@1"), 2, "no live vectors of micro@1"),
+    Mistake(("dataset", "build", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", "BINANCE_USDM:BTCUSD"), 2, "BTCUSDT"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--from", "yesterday"), 2, "ISO 8601"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", ","), 2, "no instrument"),
@@ -81,6 +88,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["empty"].write_bytes(b"")
     done = onetape("import", made["good.gz"], "--format", "binance-usdm", "--archive", made["archive"])
     assert done.returncode == 0, done.stderr
+    for name, (cadence_ms, feature) in {"bad": (150, "mid_price"), "unknown": (100, "mid_prise")}.items():
+        made[name] = folder / f"{name}.yaml"
+        made[name].write_text(f"name: {name}\nversion: 1\ncadence_ms: {cadence_ms}\nfeatures: [{feature}]\n")
     return {name.removesuffix(".gz"): path for name, path in made.items()}
 
 
@@ -119,6 +129,24 @@ def test_an_unknown_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     done = onetape("worker")
     assert done.returncode == 2
     assert "ONETAPE_BROKER is no setting" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [("micro@9", "micro@2"), ("micro@2,micro@2", "each id once"), (" ,", "at least one"), ("{bad}", "cadence_ms"),
+     ("micro@2,{unknown}", "which is no feature"), ("{absent}.yaml", "cannot be read")],
+)  # fmt: skip
+def test_feature_sets_that_cannot_be_are_told_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, places: dict[str, Path], tmp_path: Path, specs: str, words: str
+) -> None:
+    """Nobody is there: the settings are looked at first."""
+    monkeypatch.setenv("ONETAPE_FEATURE_SETS", specs.format(**places))
+    done = onetape("worker")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Action: " in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "state").exists()
 
 
 def test_control_characters_in_a_name_do_not_reach_the_terminal() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import deque
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,7 @@ from schemas.feature_sets import DEFAULT, FeatureSet, Policy, load, load_all
 from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S
 from schemas.vectors import Quality, Vectors
 
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "feature-sets.md"
 HEAD = "name: mine\nversion: 3\n"
 ONE = "features: [mid_price]\n"
 
@@ -313,3 +315,13 @@ def changed(name: str, policy: Policy) -> int:
             changes += got != float(plain.values[row, 1]) and not math.isnan(got)
     assert len(ruled) == len(plain) - skipped
     return changes + skipped
+
+
+def test_the_guide_s_example_runs(tmp_path: Path) -> None:
+    made = written(tmp_path, re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[0])
+    assert made.features[:5] == ("mid_price", "spread_bps", "log_return_500ms", "log_return_15s", "volume_500ms")
+    assert made.policies["mid_price"] == Policy(skips_row=True)
+    assert made.policies["volume_15s"] == Policy(0, False, 4.0, 600)
+    vectors = emitted([made])[0]
+    assert len(vectors) > 200
+    assert not np.isnan(vectors.values[:, 0]).any()

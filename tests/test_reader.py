@@ -17,14 +17,9 @@ from replay.audit import audit
 from replay.folder import IMPORT, hidden_segments
 from replay.reader import ArchiveReader, row_groups
 from schemas.codec import DeadLetter
-<<<<<<< HEAD
 from schemas.columns import to_events
 from schemas.errors import ArchiveHole, SegmentTorn, UsageError
-from schemas.feature_sets import FeatureSet
-=======
-from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet, Policy
->>>>>>> da0f651 (Compute, serve, archive and check several feature sets)
 from schemas.topics import TAPE
 from schemas.vectors import Vectors
 

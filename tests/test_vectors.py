@@ -64,7 +64,7 @@ def test_one_flipped_bit_is_seen() -> None:
 
 
 def test_an_unknown_feature_set_names_the_known() -> None:
-    with pytest.raises(UsageError, match=r"micro@1.*Action"):
+    with pytest.raises(UsageError, match=r"micro@2.*Action"):
         load("micro@99")
     assert [load(name).id for name in names()] == names()
 

@@ -24,11 +24,11 @@ from app.redis_latest import latest_key
 from app.topics import ROLES, delete_topics, ensure_topics, partitions_of
 from app.worker import run_worker
 from replay.audit import audit
-from replay.parity import parity
+from replay.parity import archived_sets, parity_of
 from replay.reader import ArchiveReader
-from schemas import feature_sets
 from schemas.codec import DeadLetterCodec
 from schemas.errors import DependencyDown, UsageError
+from schemas.feature_sets import load_all
 from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 
@@ -149,20 +149,19 @@ def test_features_of_ones_own_run_live(embedded: Place, tmp_path: Path) -> None:
 def wait_done(settings: Settings, worker: run.Worker, ends: list[int], roles: Collection[str]) -> None:
     """Until every role has committed all there is."""
     run.wait_committed(settings, worker, ends)
-    features = feature_sets.load(settings.feature_set).topic
-    vectors = [len(run.read_topic(settings, features, p)) for p in range(settings.partitions)]
-    if "latest" in roles:
-        run.wait_committed(settings, worker, vectors, features, "latest")
     if "archive" in roles:
         run.wait_committed(settings, worker, ends, TAPE, "archive")
-        run.wait_committed(settings, worker, vectors, features, "archive")
+    for topic in [each.topic for each in load_all(settings.feature_sets)]:
+        vectors = [len(run.read_topic(settings, topic, p)) for p in range(settings.partitions)]
+        for role in {"latest", "archive"} & set(roles):
+            run.wait_committed(settings, worker, vectors, topic, role)
 
 
 def assert_latest(settings: Settings, expected: run.Outcome) -> None:
-    """Redis has the newest vector of every instrument."""
-    newest = {name: value for (name, _), value in sorted(expected.vectors.items())}
+    """Redis has the newest vector of every instrument and feature set."""
+    newest = {latest_key(set_id, name): value for (set_id, name, _), value in sorted(expected.vectors.items())}
     with redis.Redis.from_url(settings.redis_url) as client:
-        assert {name: client.get(latest_key(settings.feature_set, name)) for name in newest} == newest
+        assert {key: client.get(key) for key in newest} == newest
 
 
 def assert_archived(settings: Settings, ends: list[int]) -> None:
@@ -171,9 +170,11 @@ def assert_archived(settings: Settings, ends: list[int]) -> None:
     assert checked.ok, checked.json()
     archive = ArchiveReader(settings.archive_dir)
     assert [sum(s.rows for s in archive.segments(p)) for p in archive.partitions()] == ends
-    compared = parity(archive, feature_sets.load(settings.feature_set), batch_size=64)
-    assert compared.ok, compared.json()
-    assert compared.compared > 100
+    sets = load_all(settings.feature_sets)
+    assert archived_sets(archive) == sets
+    for compared in parity_of(archive, sets, batch_size=64).values():
+        assert compared.ok, compared.json()
+        assert compared.compared > 100
 
 
 def kill_and_resume(

@@ -107,7 +107,7 @@ class FeatureSet:
             "cadence_ms": self.cadence_ms,
             "features": list(self.features),
             "policies": {column: asdict(policy) for column, policy in self.policies.items()},
-            "own_features": [path.name for path in self.own],
+            "own_features": [path.name for path, _ in self.own],
             "digest": self.digest(),
         }
 
@@ -232,7 +232,7 @@ def _own(file: str, name: object, folder: Path | None) -> OwnFile:
 
 def _columns(file: str, stored: dict[str, Any]) -> Iterator[tuple[str, Policy]]:
     """Every column's name, written out, with its policy."""
-    values = {"window": _windows(file, stored), "depth": _depths(file, stored)}
+    values: dict[str, list[Any]] = {"window": _windows(file, stored), "depth": _depths(file, stored)}
     default = _policy(file, "", stored, PLAIN)
     seen: set[str] = set()
     for item in _list(file, stored, "features"):
