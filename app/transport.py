@@ -87,10 +87,14 @@ class DaemonThread(WorkerThread):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's aiokafka thread with a shorter wait on the broker.
+    """Faust's aiokafka thread with a shorter wait on the broker, and fetches that lose nothing.
 
     aiokafka has one fetch under way per broker; one that asks only for silent partitions holds up the busy ones for as
     long as it waits, and Faust has 1.5 s written into its code.
+
+    A fetch waits for up to a second with the very set of partitions that a rebalance empties meanwhile, and aiokafka
+    takes an empty set for all of them. What it then brings Faust drops: a changelog that was just sought to its
+    beginning would be at its end, and the recovery would wait for it for good.
     """
 
     Worker = DaemonThread
@@ -99,6 +103,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP] | None, timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> RecordMap:  # fmt: skip
+        """Records of what was active when it began; what is not any more is put back, before anybody else can seek."""
+        wanted = None if active_partitions is None else set(active_partitions)
+        fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
+        kept = {tp: records for tp, records in fetched.items() if self._is_taken(tp, active_partitions)}
+        for tp in (fetched.keys() - kept.keys()) & consumer.assignment():
+            consumer.seek(tp, fetched[tp][0].offset)
+        return kept
+
+    def _is_taken(self, tp: TP, active_partitions: set[TP] | None) -> bool:
+        """Whether Faust takes what was fetched of a partition."""
+        faust = self.consumer
+        is_active = active_partitions is None or tp in active_partitions or tp in faust._buffered_partitions
+        return bool(faust.flow_active) and is_active
 
 
 class Consumer(driver.Consumer):
@@ -110,6 +132,7 @@ class Consumer(driver.Consumer):
         self._sources = transport.sources
         self._ledgers: dict[TP, Ledger] = {}
         self._on_broker: dict[TP, int] = {}
+        self._dropped: set[TP] = set()
         self.missed = 0
         """Offsets passed because the broker has no records there, since this consumer was made."""
         super().__init__(transport, *args, **kwargs)
@@ -123,13 +146,18 @@ class Consumer(driver.Consumer):
         Around a rebalance Faust drops messages it has fetched already, and moves on as if they had been processed. The
         ledger does not: what does not continue it is fetched again. The other partitions of the fetch are unaffected.
         """
+        if not self.app.rebalancing:
+            for tp in list(self._dropped):
+                await self._fetch_again(tp)
+            self._dropped.clear()
         fetched = cast(AsyncGenerator[tuple[TP, Message], None], super().getmany(timeout))
         dropped: set[TP] = set()
         async with aclosing(fetched):
             async for tp, message in fetched:
                 if message.topic in self._sources:
                     if self.app.rebalancing:
-                        return
+                        self._dropped.add(tp)  # agents lose it; whether more will come to show that is not known
+                        continue
                     if tp in dropped:
                         continue
                     if not self._continues(tp, message):

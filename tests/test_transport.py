@@ -30,6 +30,8 @@ from app.transport import FETCH_WAIT_MS, Consumer, Ledger, Transport
 
 READ = {
     "faust.transport.consumer:Consumer.getmany": "4b168d84",
+    "faust.transport.consumer:Consumer._wait_next_records": "6218e196",
+    "faust.transport.consumer:Consumer._set_active_tps": "401f4dc8",
     "faust.transport.consumer:Consumer._drain_messages": "44a25003",
     "faust.transport.consumer:Consumer._add_gap": "4df2573d",
     "faust.transport.consumer:Consumer.ack": "5fcf41cf",
@@ -47,6 +49,7 @@ READ = {
     "faust.transport.drivers.aiokafka:Consumer._to_message": "7c24f651",
     "faust.transport.drivers.aiokafka:Consumer._new_consumer_thread": "0870ec53",
     "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc",
+    "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._fetch_records": "39a2c6c7",
     "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.seek_to_beginning": "bd4250b8",
     "faust.stores.rocksdb:Store.apply_changelog_batch": "ea3344d3",
     "faust.stores.rocksdb:Store._open_for_partition": "1dc4e011",
