@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, Json, FeatureSetSpec, Threads, duration, group, show_checked, thread_count
+from app.options import Archive, FeatureSetSpec, Json, Threads, duration, group, show_checked, thread_count
 from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed, UsageError
 from schemas.feature_sets import DEFAULT

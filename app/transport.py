@@ -109,7 +109,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> RecordMap:  # fmt: skip
         """Records of what was active when it began; what is not any more is put back, before anybody else can seek."""
-        wanted = None if active_partitions is None else set(active_partitions)
+        wanted: Any = None if active_partitions is None else set(active_partitions)
         fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
         kept = {tp: records for tp, records in fetched.items() if self._is_taken(tp, active_partitions)}
         for tp in (fetched.keys() - kept.keys()) & consumer.assignment():

@@ -15,7 +15,7 @@ from replay.prefetch import ahead
 from replay.reader import ArchiveReader
 from schemas.columns import Columns, to_events
 from schemas.errors import SegmentTorn
-from schemas.feature_sets import load
+from schemas.feature_sets import DEFAULT, load
 
 
 @pytest.fixture(autouse=True)
@@ -131,9 +131,9 @@ def test_a_replay_that_fails_or_ends_early_leaves_no_thread(small: Path) -> None
         raise RuntimeError
 
     reader = ArchiveReader(small)
-    whole = replay(reader, load("micro@1"))
+    whole = replay(reader, load(DEFAULT))
     half = int(whole.vectors.time[len(whole.vectors) // 2])
-    assert len(replay(reader, load("micro@1"), to_ns=half).vectors) < len(whole.vectors)
+    assert len(replay(reader, load(DEFAULT), to_ns=half).vectors) < len(whole.vectors)
     with pytest.raises(RuntimeError) as raised:
-        replay(reader, load("micro@1"), progress=fail)
+        replay(reader, load(DEFAULT), progress=fail)
     assert raised.tb is not None, "whoever keeps the error keeps no thread"
