@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_files import own_set
 from tapes import archive_of, market, tape
 
 from replay.archive import live
@@ -169,14 +170,12 @@ def test_a_changed_definition_is_refused(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_set_with_own_features_needs_its_file(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("")
-    (tmp_path / "mine.yaml").write_text(MINE + "own_features: [own.py]\n")
-    mine = load(str(tmp_path / "mine.yaml"))
-    archive_live(path, Vectors.empty(mine))
+    mine = load(str(own_set(tmp_path)))
+    archive_live(path, replay(ArchiveReader(path), mine).vectors)
     archive = ArchiveReader(path)
-    with pytest.raises(UsageError, match=r"mine@1 has features of your own.*own\.py.*Action: name the file"):
+    with pytest.raises(UsageError, match=r"own@3 has features of your own.*mine\.py.*Action: name the file"):
         archived_sets(archive)
-    assert parity_of(archive, [mine])[mine.id].missing > 0
+    assert parity_of(archive, [mine])[mine.id].ok
 
 
 def test_an_archive_whose_head_is_not_ours_is_refused(path: Path) -> None:
