@@ -21,14 +21,15 @@ from test_worker import (
     wait_done,
 )
 
+from app.config import load_settings
 from app.embedded import EmbeddedRedis
 from app.redis_latest import latest_key
-from app.topics import ROLES, delete_topics, groups, partitions_of
+from app.topics import ROLES, SETS_NAME_MAX, changelog_of, delete_topics, groups, partitions_of, sets_name
 from app.worker import run_worker
 from replay.parity import archived_sets, parity_of
 from replay.reader import ArchiveReader
 from schemas.errors import UsageError
-from schemas.feature_sets import DEFAULT, load_all
+from schemas.feature_sets import DEFAULT, FeatureSet, load, load_all
 
 assert embedded, "a fixture"
 
@@ -143,3 +144,19 @@ def test_another_set_beside_the_first_begins_anew(embedded: Place, tmp_path: Pat
     with redis.Redis.from_url(more.redis_url) as client:
         assert client.get(latest_key("fast@1", "BINANCE_SPOT:BTCUSDT"))
     assert [each.id for each in archived_sets(ArchiveReader(more.archive_dir))] == ["fast@1", DEFAULT]
+
+
+def test_groups_are_named_after_their_sets(tmp_path: Path) -> None:
+    specs = two_sets(tmp_path)
+    turned = ",".join(reversed(specs.split(",")))
+    names = [groups(load_settings(feature_sets=each, topic_prefix="p.")) for each in (specs, turned)]
+    assert names[0] == names[1]
+    digest = load(str(tmp_path / "fast.yaml")).digest()[:8]
+    assert names[0]["features"] == f"p.onetape-features-fast-v1-{digest}.micro-v2"
+    assert groups(load_settings())["features"] == "onetape-features-micro-v2"
+    many = [FeatureSet("x" * 60 + str(i), 1, 1000, ("mid_price",)) for i in range(9)]
+    told = {sets_name(many[:count]) for count in range(2, 9)}
+    assert len(told) == 7
+    assert max(map(len, told)) == SETS_NAME_MAX
+    longest = changelog_of("p" * 64 + "onetape-features-" + max(told, key=len))
+    assert len(longest) <= 249
