@@ -83,7 +83,9 @@ def parity(
             reader, wanted, batch_size=batch_size, threads=thread_count(threads), progress=shares(advance)
         )
         payload = in_sum(found)
-    report.result(payload, lambda console: show_checked(console, "Parity", payload, "differences"))
+    sets = ", ".join(f"{set_id} ({each['compared']:,} compared)" for set_id, each in payload["feature_sets"].items())
+    shown = payload | {"feature sets": sets}
+    report.result(payload, lambda console: show_checked(console, "Parity", shown, "differences"))
     if not payload["ok"]:
         raise typer.Exit(CheckFailed.exit_code)
 
