@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.options import Json, SetId, group
+from app.options import FeatureSetSpec, Json, group
 from app.report import Report
 from schemas.errors import CheckFailed
 from schemas.feature_sets import DEFAULT
@@ -25,7 +25,7 @@ def engine(
     recordings: Annotated[
         Path | None, typer.Option("--recordings", help="Also bench the venue recordings of this folder.")
     ] = None,
-    feature_set: SetId = DEFAULT,
+    feature_set: FeatureSetSpec = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """The engine against its oracle, a naive version and its peers; its memory, states and start. Takes minutes."""
