@@ -84,7 +84,7 @@ def on_two_threads(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> l
             lambda _: parallel.run(batches, feature_set, 1), threads=2,
         )  # fmt: skip
         archived = duel(
-            watch, sizes.rounds, lambda _: replay(ArchiveReader(path), feature_set, threads=2),
+            Stopwatch(), sizes.rounds, lambda _: replay(ArchiveReader(path), feature_set, threads=2),
             lambda _: replay(ArchiveReader(path), feature_set),
         )  # fmt: skip
     return [
