@@ -101,16 +101,23 @@ def test_two_workers_that_list_the_sets_in_another_order_share(kafka: str, tmp_p
     turned = ",".join(reversed(specs.split(",")))
     second = first.model_copy(update={"data_dir": tmp_path / "second", "feature_sets": turned})
     raw = market(first, 8_000)
-    half = [len(rows) // 2 for rows in raw]
+    cuts = [[len(rows) * i // 3 for rows in raw] for i in range(4)]
+
+    def share(i: int) -> None:
+        run.publish(first, [rows[cuts[i][p] : cuts[i + 1][p]] for p, rows in enumerate(raw)])
+
     try:
-        with run.Worker(first, ["features"]) as a, run.Worker(second, ["features"]) as b:
-            run.wait_shared(first, 2)
-            run.publish(first, [rows[: half[p]] for p, rows in enumerate(raw)])
-            run.wait_committed(first, a, half)
-            a.kill()
-            run.publish(first, [rows[half[p] :] for p, rows in enumerate(raw)])
-            run.wait_committed(second, b, [len(rows) for rows in raw])
-            assert b.stop() < 10
+        share(0)
+        with run.Worker(first, ["features"]) as a:
+            run.wait_committed(first, a, cuts[1])
+            with run.Worker(second, ["features"]) as b:
+                run.wait_shared(first, 2)
+                share(1)
+                run.wait_committed(first, a, cuts[2])
+                a.kill()
+                share(2)
+                run.wait_committed(second, b, cuts[3])
+                assert b.stop() < 10
         assert_equals_oracle(second, raw, run.oracle(second, raw))
     finally:
         delete_topics(first)
