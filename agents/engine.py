@@ -55,11 +55,12 @@ class Engine:
         self._known = -1
         self._batch_keys: list[str] | None = None
         self._slots: Int64 = np.empty(0, np.int64)
+        self._key_count = 0
         self._unknown = False
 
     def apply(self, columns: Columns) -> list[Vectors]:
         """Fold all records; the vectors of the Ticks among them, one entry per feature set."""
-        if columns.keys is not self._batch_keys or self._unknown or len(columns.keys) != len(self._slots):
+        if columns.keys is not self._batch_keys or self._unknown or len(columns.keys) != self._key_count:
             self._map(columns)
         if len(self.arena.keys) != self._known:
             self._arrange()
@@ -114,19 +115,22 @@ class Engine:
         table[kernel.MADE], table[kernel.SCRATCH] = _address(self._made), _address(self._scratch)
 
     def _map(self, columns: Columns) -> None:
-        """Slot of each of the batch's keys; a key that only refused records carry gets none."""
+        """Slot of each of the batch's keys; a key that only refused records carry gets none.
+
+        Slices of one batch share their list of keys: it is looked up once.
+        """
         keys = columns.keys
-        if keys is not self._batch_keys or len(keys) != len(self._slots):
-            # Slices of one batch share their list of keys: it is looked up once. The clock's key needs no row.
-            self._slots = np.array([self._find(key) for key in keys], np.int64)
-            self._batch_keys = keys
-        unknown = self._slots == _UNKNOWN
-        if unknown.any():
-            used = columns.key[~_KEYLESS[columns.kind]]
-            for key in np.unique(used[unknown[used]]).tolist():
-                self._slots[key] = self.arena.slot(keys[key])
-        self._unknown = bool((self._slots == _UNKNOWN).any())
-        self._table[kernel.SLOTS], self._table[kernel.KEY_COUNT] = _address(self._slots), len(keys)
+        slots = [self._find(key) for key in keys]
+        if _UNKNOWN in slots:
+            used = np.bincount(columns.key[~_KEYLESS[columns.kind]], minlength=len(keys))
+            for key, slot in enumerate(slots):
+                if slot == _UNKNOWN and used[key]:
+                    slots[key] = self.arena.slot(keys[key])
+        if len(keys) > len(self._slots):
+            self._slots = np.empty(2 * len(keys), np.int64)
+            self._table[kernel.SLOTS] = _address(self._slots)
+        self._slots[: len(keys)] = slots
+        self._batch_keys, self._key_count, self._unknown = keys, len(keys), _UNKNOWN in slots
 
     def _find(self, key: str) -> int:
         if key == CLOCK_KEY or (self._owns is not None and not self._owns(key)):

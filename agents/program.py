@@ -66,13 +66,17 @@ def remember(row: Int64, memory: int, length: int, value: float) -> None:
 
 @inner
 def moments(row: Int64, memory: int, length: int) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 1) of a full series, summed from the oldest to the newest."""
+    """Mean and standard deviation (ddof 1) of a full series, summed from the oldest to the newest.
+
+    The mean is summed as a distance from the oldest, so that equal values deviate by exactly 0.
+    """
     oldest = row[memory] % length
+    first = from_bits(row[memory + 1 + oldest])
     total = 0.0
     for i in range(length):
         place = oldest + i
-        total += from_bits(row[memory + 1 + (place if place < length else place - length)])
-    mean = total / float(length)
+        total += from_bits(row[memory + 1 + (place if place < length else place - length)]) - first
+    mean = first + total / float(length)
     squares = 0.0
     for i in range(length):
         place = oldest + i

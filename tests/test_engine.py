@@ -17,7 +17,7 @@ from schemas.errors import UsageError
 from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet, load
 from schemas.units import NS_PER_S
-from schemas.vectors import Vectors
+from schemas.vectors import Quality, Vectors
 
 MICRO = load("micro@2")
 
@@ -208,3 +208,12 @@ def test_the_published_set_is_the_whole_catalogue() -> None:
     found = [find(name) for name in load("micro@2").features]
     assert {feature.family.name for feature in found if feature is not None} == set(FAMILIES)
     assert all(each.unit and each.formula and each.inputs and each.source for each in FAMILIES.values())
+
+
+def test_a_constant_has_no_zscore(columns: Columns) -> None:
+    """Nothing deviates from it, not even by the rounding of its mean."""
+    vectors = Engine([FeatureSet("flat", 1, 1000, ("zscore_day_of_week_sin_7",))], 0).apply(columns)[0]
+    assert np.isnan(vectors.values).all()
+    assert {Quality.WARMUP, Quality.COMPUTATION_ERROR} <= {
+        flag for quality in vectors.quality.tolist() for flag in Quality(quality)
+    }

@@ -19,11 +19,15 @@ def decimal(number: float, step: int, scale: int) -> float:
 
 
 def moments(values: Collection[float]) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 1), both summed in the order given."""
+    """Mean and standard deviation (ddof 1), both summed in the order given, the mean as a distance from the first.
+
+    So equal values have their own value as mean and a deviation of exactly 0.
+    """
+    first = next(iter(values))
     total = 0.0
     for value in values:
-        total += value
-    mean = total / float(len(values))
+        total += value - first
+    mean = first + total / float(len(values))
     squares = 0.0
     for value in values:
         distance = value - mean

@@ -33,19 +33,28 @@ def _nothing(offset: Any, kind: Any, key: Any, ts_event: Any, ts_recv: Any, star
     return 0
 
 
+@njit(cache=True)
+def _bare() -> int:
+    return 0
+
+
 def batch_of_one(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
     """A batch of one record against a compiled call that takes such a batch and returns.
 
     First the records of one batch each by itself, which share its list of names; then each as if it had been decoded by
-    itself, so that its name is looked up, too.
+    itself, so that its name is looked up, too; then against a call that does not even take the batch.
     """
-    ways = (("single", Target(6, 3, at_most=True), singles), ("single:named", Target(None, None), named_singles))
-    return [_one_by_one(watch, feature_set, sizes, name, target, cut) for name, target, cut in ways]
+    _bare()
+    return [
+        _one_by_one(watch, feature_set, sizes, "single", Target(6, 3, at_most=True), singles),
+        _one_by_one(watch, feature_set, sizes, "single:named", Target(None, None, at_most=True), named_singles),
+        _one_by_one(watch, feature_set, sizes, "single:bare", Target(None, None, at_most=True), singles, is_bare=True),
+    ]
 
 
 def _one_by_one(
     watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes, name: str, target: Target,
-    cut: Callable[[Columns], list[Columns]],
+    cut: Callable[[Columns], list[Columns]], is_bare: bool = False,
 ) -> Figure:  # fmt: skip
     tape = generated(sizes, sizes.single_rows)
     engine = warmed(feature_set, tape)
@@ -58,15 +67,20 @@ def _one_by_one(
             engine.apply(batch)
 
     def theirs(i: int) -> None:
-        for each in arrays[i]:
-            _nothing(*each)
+        if is_bare:
+            for _ in arrays[i]:
+                _bare()
+        else:
+            for each in arrays[i]:
+                _nothing(*each)
 
     found = duel(watch, sizes.rounds, ours, theirs)
     ns = [
         1e9 * median(span.seconds / len(batch) for span, batch in zip(spans, batches, strict=True))
         for spans in (found.ours, found.theirs)
     ]
-    told = f"an empty compiled function that takes a batch's seven arrays, {ns[1]:.0f} ns; Engine.apply {ns[0]:.0f} ns"
+    taken = "nothing" if is_bare else "a batch's seven arrays"
+    told = f"an empty compiled function that takes {taken}, {ns[1]:.0f} ns; Engine.apply {ns[0]:.0f} ns"
     return Figure(name, 1 / found.ratio, target, told)
 
 
