@@ -15,6 +15,7 @@ Source: faust-streaming 0.15.3, faust/transport/consumer.py and faust/transport/
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -115,6 +116,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         for tp in (fetched.keys() - kept.keys()) & consumer.assignment():
             consumer.seek(tp, fetched[tp][0].offset)
         return kept
+
+    async def on_thread_stop(self) -> None:
+        """Close the consumer, whatever becomes of its connections meanwhile.
+
+        A broker may close one while we leave the group. aiokafka then cancels a fetch that waits to try again, and
+        takes that for its own cancellation: it would leave its client open and the thread with a traceback.
+        """
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            if self._consumer is not None:
+                await self._consumer._client.close()
 
     def _is_taken(self, tp: TP, active_partitions: set[TP] | None) -> bool:
         """Whether Faust takes what was fetched of a partition."""

@@ -54,7 +54,7 @@ class StopFailed(CheckFailed):
 def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
     """Run until SIGTERM or SIGINT, then stop cleanly; returns 0. Errors: as the module says.
 
-    A signal that comes before anything was read is a clean stop as well: SystemExit with 0.
+    A signal that comes before anything was read is a clean stop as well: the process ends with 0.
     """
     _log(settings.log_level)
     with _stoppable():
@@ -85,10 +85,14 @@ def stop_with_parent() -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the program with 0 until `_serve` takes it over."""
+    """SIGTERM ends the program with 0 until `_serve` takes it over.
+
+    At once: nothing is read or written yet that had to be ended, and an exception would be lost where a library's
+    native code is waiting, or come out of it as another one.
+    """
 
     def leave(*_: object) -> None:
-        raise SystemExit(0)
+        os._exit(0)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
@@ -204,8 +208,15 @@ async def _guarded_start(role: Role, fail: Fail) -> None:
         fail(error)
 
 
+def _hush() -> None:
+    """From here on a connection that closes is what we want; aiokafka would tell it as an error."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
 async def _stop(roles: Sequence[Role], starting: Sequence[asyncio.Task[None]], is_clean: bool) -> list[BaseException]:
     """Stop the apps; a clean stop saves and commits first. Returns what went wrong with that."""
+    if is_clean:
+        _hush()
     for task in starting:
         task.cancel()
     if starting:
