@@ -49,11 +49,6 @@ class Family:
     by: By
     number: int
 
-    @property
-    def is_book_derived(self) -> bool:
-        """Whether the value is null while the book is in gap."""
-        return BOOK in self.inputs
-
 
 class Feature(NamedTuple):
     """One column: a family and its argument (steps of 100 ms, or levels; 0 where there is none)."""

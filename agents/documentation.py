@@ -30,8 +30,9 @@ MEANINGS = {
     Quality.BOOK_STALE: "the book has not changed for more than 5 s; its values are given",
     Quality.BOOK_CROSSED: "the best bid is above the best ask; values are given",
     Quality.NO_TRADES: "the window holds no trade",
-    Quality.WARMUP: "the window, or the series of a z-score, is not full yet: at the start, and anew behind a hole of "
-    "more than 60 s in the clock or, for what reads the book, behind a snapshot",
+    Quality.WARMUP: "the window, or the series of a z-score, is not full yet: at the start, and anew behind an "
+    "Instrument with other scales; a window also behind a hole of more than 60 s in the clock and, where it reads the "
+    "book, behind a snapshot",
     Quality.POSITION_UNKNOWN: "no Position record has told it: size 0, entry at the mid",
     Quality.FUNDING_UNKNOWN: "a perpetual without a funding rate, or whose next funding time is past",
     Quality.CLOCK_SKEW: "the venue's clock is ahead of ours; values are given",

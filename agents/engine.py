@@ -106,7 +106,7 @@ class Engine:
             self._values = np.empty(sum(self._widths) * room)
         self._order = arena.order
         table[kernel.ROWS], table[kernel.TOUCHED] = _address(arena.rows), _address(arena.touched_flags)
-        table[kernel.CAPACITY], table[kernel.ROW_LENGTH] = arena.rows.shape
+        table[kernel.ROW_LENGTH] = arena.rows.shape[1]
         table[kernel.ORDER], table[kernel.SYMBOLS] = _address(self._order), self._known
         table[kernel.SETS], table[kernel.SET_COUNT] = _address(plan.sets), len(plan.sets)
         table[kernel.COLUMNS], table[kernel.COLUMN_COUNT] = _address(plan.columns), len(plan.columns)

@@ -60,6 +60,8 @@ def set_instrument(row: Int64, body: Int64, start: int) -> None:
             row[place] = body[start + field]
         for place in range(at.TOLD_FIRST, at.TOLD_LAST + 1):
             row[place] = ABSENT
+        for place in range(at.ROW_SIZE, at.ROW_SIZE + row[at.MEMORY]):
+            row[place] = 0
         row[at.HAS_POSITION] = 0
         row[at.POSITION_SIZE] = 0
         empty(row)

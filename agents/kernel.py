@@ -9,33 +9,29 @@ Units: times in ns UTC.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
-from agents import arithmetic, catalogue, fold, micro, packing, plan, program, trigonometry
+from agents import plan
 from agents.fold import fold_record, pass_tick
 from agents.packing import pointer_to_floats, pointer_to_ints
 from agents.program import compute
-from schemas import columns, events, limits, units, vectors
 from schemas.columns import Int64
 from schemas.events import Kind
-from tables import book, compiled, layout, logarithm, side, windows
+from tables import book, compiled
 from tables import layout as at
 
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
 
 # The table: addresses and lengths. MADE counts the vectors of each set since the buffers were emptied.
-ROWS, ROW_LENGTH, CAPACITY, ORDER, SYMBOLS, TOUCHED = range(6)
+ROWS, ROW_LENGTH, ORDER, SYMBOLS, TOUCHED, SLOTS = range(6)
 SETS, SET_COUNT, COLUMNS, COLUMN_COUNT, DEPTH = range(6, 11)
 HEADS, VALUES, ROOM, MADE, SCRATCH = range(11, 16)
-SLOTS = 16
-TABLE_SIZE = 17
+TABLE_SIZE = 16
 """HEADS [s, HEAD_SIZE, ROOM] and VALUES [sum of widths * ROOM], set after set; SCRATCH [c] values and [c] flags."""
 
 TIME, OFFSET, AVAILABLE, EPOCH, QUALITY, KEY = range(6)
@@ -51,22 +47,8 @@ _KEYS = types.Array(types.int32, 1, "C", readonly=True)
 _RUN = types.int64(_INTS, types.int64, _INTS, _KINDS, _KEYS, _INTS, _INTS, _INTS, _INTS)
 
 
-def _sources_hash() -> int:
-    """Hash of every module that is compiled into the kernel.
-
-    numba's cache watches the file of the compiled function alone; as a closure's value this hash makes it watch all.
-    """
-    digest = blake2b(digest_size=7)
-    modules = [arithmetic, book, catalogue, columns, compiled, events, fold, layout, limits, logarithm, packing, plan]
-    modules += [program, side, trigonometry, units, vectors, windows, *(getattr(micro, name) for name in micro.__all__)]
-    for module in modules:
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    return int.from_bytes(digest.digest(), "big")
-
-
 def _compiled(sources: int) -> Any:
-    @njit(nogil=True, cache=True, error_model="numpy")
+    @compiled.cached({"nogil": True, "error_model": "numpy"})
     def run(
         table: Int64, first: int, offset: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], ts_event: Int64,
         ts_recv: Int64, start: Int64, body: Int64,
@@ -167,5 +149,4 @@ def load() -> None:
 
 
 _LOADING = Lock()
-SOURCES_HASH = _sources_hash()
-run = _compiled(SOURCES_HASH)
+run = _compiled(int.from_bytes(compiled.sources_digest(), "little") >> 1)

@@ -13,6 +13,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from agents.own.native import OwnFeature, own_features
 from schemas.columns import Int64
 from schemas.errors import UsageError
 from schemas.feature_sets import PLAIN, FeatureSet, Policy
-from schemas.limits import DEPTH_MAX, REMEMBERED_MAX
+from schemas.limits import DEPTH_MAX, MEMORY_MAX, REMEMBERED_MAX
 from schemas.units import NS_PER_MS
 from tables import layout as at
 
@@ -55,8 +56,10 @@ class Plan:
         self._columns: list[list[int]] = []
         self._names: dict[str, int] = {}
         self._own: dict[str, OwnFeature] = {}
-        self._about: list[object] = []
+        self._about: list[tuple[Any, ...]] = []
         sets = [self._add(feature_set) for feature_set in self.feature_sets]
+        if self.memory > MEMORY_MAX:
+            raise _too_much(self.memory, self._about)
         self.sets: Int64 = np.array(sets, np.int64).reshape(-1, SET_SIZE)
         self.columns: Int64 = np.array(self._columns, np.int64).reshape(-1, COLUMN_SIZE)
         text = repr(self._about).encode()
@@ -125,4 +128,13 @@ def _unknown(feature_set: FeatureSet, name: str, own: Iterable[str]) -> UsageErr
         f"feature set {feature_set.id} names {name}, which is no feature",
         expected=f"for example {', '.join(near)}" if near else "a feature of docs/features.md, or one of own_features",
         was=name, action="correct the name in the feature set's YAML file (windows are 100ms to 60s, depths 1 to 50)",
+    )  # fmt: skip
+
+
+def _too_much(memory: int, about: list[tuple[Any, ...]]) -> UsageError:
+    largest = sorted(about, key=lambda each: -each[4])[:3]
+    return UsageError(
+        "the feature sets remember too much of each symbol", expected=f"at most {MEMORY_MAX} values",
+        was=f"{memory}, most for {', '.join(f'{each[3]} of {each[2]} ({each[4]})' for each in largest)}",
+        action="look back on fewer values, or in fewer columns",
     )  # fmt: skip

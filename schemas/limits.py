@@ -18,6 +18,8 @@ DEPTH_MAX = 50
 """Best levels of a side that a feature can read."""
 WINDOW_MAX_NS = 60_000_000_000
 """The longest window, and the longest hole in the clock that does not begin windows anew."""
+MEMORY_MAX = 32_768
+"""Numbers that the feature sets of one worker remember of a symbol: what is saved of it stays one message."""
 REMEMBERED_MAX = 3600
 """Emitted values of one feature that a z-score or an outlier bound looks back on."""
 
@@ -27,7 +29,7 @@ SYMBOLS_MAX = 20_000
 PRICE_TICKS_MAX = 1 << 40
 SIZE_LOTS_MAX = 1 << 40
 TRADE_VALUE_MAX = 1 << 53
-"""Ticks x lots of one trade: 1,024 of the largest fit into one int64 window sum."""
+"""Ticks x lots of one trade."""
 SEQUENCE_MAX = (1 << 62) - 1
 SCALE_MAX = 18
 SCALED_MAX = 1 << 62

@@ -76,6 +76,7 @@ class Arena:
                 raise _one_too_many(key)
             if slot == len(self.rows):
                 self._grow()
+            self.rows[slot, at.MEMORY] = self._memory
             self.keys.append(key)
             self._slots[key] = slot
         return slot
@@ -124,6 +125,7 @@ class Arena:
             unpack(words, row)
         except (ValueError, IndexError) as error:
             raise _refused(key, "a row that agrees with itself", str(error)) from None
+        row[at.MEMORY] = self._memory
         slot = self.slot(key)
         self.rows[slot, : at.FAR] = 0
         _copy_live(row, self.rows[slot])

@@ -7,6 +7,9 @@ kernel's own entry is in `agents.kernel`; a test that wants one of these wraps i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit
@@ -36,3 +39,31 @@ def within(function: _Function) -> _Function:
     """`inner`, laid into its caller: for what is called at a few places, for each with constants of its own."""
     compiled: _Function = _njit(**_OPTIONS, forceinline=True)(function)
     return compiled
+
+
+@cache
+def sources_digest() -> bytes:
+    """[8] hash of everything that compiled code can depend on: the sources and schemas of these three folders.
+
+    numba's cache watches the file of the compiled function alone; as a closure's value this makes it watch all.
+    """
+    digest = blake2b(digest_size=8)
+    root = Path(__file__).parents[1]
+    for folder in ("schemas", "tables", "agents"):
+        for path in sorted(found for pattern in ("*.py", "*.avsc") for found in (root / folder).rglob(pattern)):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def cached(options: dict[str, Any]) -> Callable[[_Function], _Function]:
+    """Compile and keep the code on disk, or only in memory where no folder can be written to."""
+
+    def compile_(function: _Function) -> _Function:
+        try:
+            compiled: _Function = _njit(cache=True, **options)(function)
+        except RuntimeError:  # numba has found neither a folder beside the file nor one of the user's
+            compiled = _njit(**options)(function)
+        return compiled
+
+    return compile_

@@ -67,6 +67,8 @@ POSITION_SIZE = 34
 """Signed lots."""
 POSITION_TS = 35
 """Time at which the position last left zero or changed its sign."""
+MEMORY = 36
+"""How many numbers the feature sets remember behind the row's own places."""
 HEADER_SIZE = 64
 
 TOLD_FIRST = MARK_PRICE

@@ -7,17 +7,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from frames import instrument
 from streams import START, stream, tick_event
 
 from agents import kernel
 from agents.catalogue import FAMILIES, find
 from agents.engine import Engine
+from agents.oracle import Oracle
 from schemas.columns import Columns, ColumnsBuilder, from_events
 from schemas.errors import UsageError
 from schemas.events import Event, Kind
-from schemas.feature_sets import FeatureSet, load
+from schemas.feature_sets import FeatureSet, Policy, load
 from schemas.units import NS_PER_S
 from schemas.vectors import Quality, Vectors
+from tables.compiled import sources_digest
 
 MICRO = load("micro@2")
 
@@ -194,8 +197,9 @@ def test_a_feature_set_chooses_columns_and_their_flags(columns: Columns) -> None
 
 
 def test_what_is_compiled_is_cached_by_all_its_sources() -> None:
-    """numba's cache watches one file: the hash of the others must be a value of the function it keeps."""
-    assert kernel.SOURCES_HASH in [cell.cell_contents for cell in kernel.run.py_func.__closure__]
+    """numba's cache watches one file: a hash of the others must be a value of the function it keeps."""
+    values = [cell.cell_contents for cell in kernel.run.py_func.__closure__]
+    assert int.from_bytes(sources_digest(), "little") >> 1 in values
 
 
 def test_unknown_feature_is_refused() -> None:
@@ -217,3 +221,28 @@ def test_a_constant_has_no_zscore(columns: Columns) -> None:
     assert {Quality.WARMUP, Quality.COMPUTATION_ERROR} <= {
         flag for quality in vectors.quality.tolist() for flag in Quality(quality)
     }
+
+
+def test_other_scales_forget_what_was_emitted(columns: Columns) -> None:
+    """A value filled in or looked back on across them would be in another unit; the oracle agrees."""
+    policies = {"mid_price": Policy(fill_ns=3_600 * NS_PER_S)}
+    filled = FeatureSet("filled", 1, 100, ("mid_price", "zscore_mid_price_5"), policies)
+    other = instrument("SPOT:B")
+    other.body["tick_size"] = 7
+    last = int(columns.ts_recv[-1]) // NS_PER_S * NS_PER_S
+    ticks = [tick_event(last + i * NS_PER_S // 10) for i in range(50, 70)]
+    tail = from_events(0, len(columns), [other, *ticks])
+    engine, oracle = Engine([filled], 0), Oracle(filled, 0)
+    for part in (columns, tail):
+        vectors = engine.apply(part)[0]
+        assert_same(vectors, oracle.apply(part))
+    rows = [name == "SPOT:B" for name in vectors.instruments()]
+    assert np.isnan(vectors.values[rows]).all()
+    assert sum(rows) == 20
+
+
+def test_a_set_that_remembers_too_much_is_refused() -> None:
+    features = load("micro@2").features
+    many = FeatureSet("many", 1, 1000, features, {name: Policy(clip_sigmas=4.0, clip_count=3600) for name in features})
+    with pytest.raises(UsageError, match=r"at most 32768 values, was .*clip of .*Action: look back on fewer"):
+        Engine([many], 0)

@@ -62,6 +62,12 @@ class Memory:
         self.before: deque[float] = deque(maxlen=column.policy.clip_count if column.policy else 0)
         self.emitted, self.emitted_tick = 0.0, 0
 
+    def forget(self) -> None:
+        """As before the first vector."""
+        self.scored.clear()
+        self.before.clear()
+        self.emitted_tick = 0
+
 
 class Program:
     """What is computed at a Tick, column by column."""

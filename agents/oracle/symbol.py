@@ -149,6 +149,8 @@ class Symbol:
         self.interest_birth = 0
         self.book.drop()
         self.windows.clear()
+        for memory in self.memory:
+            memory.forget()
 
     def _take_ticker(self, body: list[int], at: int) -> None:
         mark, index = _told(body[at + _OF_TICKER["mark_price"]]), _told(body[at + _OF_TICKER["index_price"]])

@@ -22,16 +22,13 @@ import numba
 from numba import types
 from numba.core.errors import NumbaError
 
-import agents
-import schemas
-import tables
 from agents import catalogue
 from agents.own.file import check
 from agents.own.module import Module
 from agents.view import VIEW
 from schemas.errors import UsageError
 from schemas.feature_sets import OwnFile
-from tables.compiled import inner
+from tables.compiled import inner, sources_digest
 
 # numba's type hints mistake both.
 _cfunc: Any = numba.cfunc
@@ -39,10 +36,10 @@ _SIGNATURE: Any = types.float64(types.CPointer(types.int64))  # type: ignore[no-
 _LOCK = Lock()
 
 _ENTRY = """
-def entry(digest):
+def _entry(_digest):
     def {name}(row):
-        _ = digest
-        return 1.0 * feature(row)
+        _ = _digest
+        return 1.0 * _feature(row)
     return {name}
 """
 """numba's cache watches the file that the code is of; the digest makes it watch all that is compiled into the code."""
@@ -70,9 +67,9 @@ class OwnFeature:
 
     def _compiled(self) -> Any:
         # numba's cache wants code to be of a module that can be imported.
-        scope: dict[str, Any] = {"__name__": __name__, "feature": self._function}
+        scope: dict[str, Any] = {"__name__": __name__, "_feature": self._function}
         exec(_moved(_ENTRY.format(name=self.name), self._module.path, self._line), scope)
-        entry = scope["entry"](self._digest)
+        entry = scope["_entry"](self._digest)
         try:
             try:
                 return _cfunc(_SIGNATURE, cache=True, error_model="numpy")(entry)
@@ -133,7 +130,7 @@ def _features(file: OwnFile) -> dict[str, OwnFeature]:
     exec(compile(ast.Module(body, []), str(file.path), "exec"), scope)
     for name in module.functions:
         scope[name] = inner(scope[name])
-    digest = int.from_bytes(blake2b(file.text.encode() + _sources(), digest_size=7).digest(), "big")
+    digest = int.from_bytes(blake2b(file.text.encode() + sources_digest(), digest_size=7).digest(), "big")
     return {name: OwnFeature(name, module, scope[name], digest) for name in names}
 
 
@@ -154,13 +151,3 @@ def _moved(source: str, path: Path, line: int) -> CodeType:
     for node in ast.walk(tree):
         ast.copy_location(node, place)
     return compile(tree, str(path), "exec")
-
-
-@cache
-def _sources() -> bytes:
-    """Hash of every module that can be compiled into a feature."""
-    digest = blake2b()
-    for package in (schemas, tables, agents):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.digest()

@@ -60,6 +60,7 @@ class NaiveSymbol:
         self.delay: int | None = None
         self.position: dict[str, int | None] = {}
         self.position_since = 0
+        self.histories = {}
 
     def take(self, event: Event) -> None:
         """One record."""
