@@ -47,6 +47,7 @@ class Engine:
         self._none = [Vectors.empty(feature_set) for feature_set in self.plan.feature_sets]
         self._widths: list[int] = self.plan.sets[:, WIDTH].tolist()
         self._table = np.zeros(kernel.TABLE_SIZE, np.int64)
+        self._picked = np.zeros(kernel.PICKED_MAX, np.int64)
         self._made = np.zeros(len(self._widths), np.int64)
         self._scratch = np.zeros(2 * len(self.plan.columns), np.int64)
         self._heads: Int64 = np.empty(0, np.int64)
@@ -112,6 +113,7 @@ class Engine:
         table[kernel.COLUMNS], table[kernel.COLUMN_COUNT] = _address(plan.columns), len(plan.columns)
         table[kernel.DEPTH], table[kernel.ROOM] = plan.depth, room
         table[kernel.HEADS], table[kernel.VALUES] = _address(self._heads), _address(self._values)
+        table[kernel.PICKED], table[kernel.IS_SHARED] = _address(self._picked), self._owns is not None
         table[kernel.MADE], table[kernel.SCRATCH] = _address(self._made), _address(self._scratch)
 
     def _map(self, columns: Columns) -> None:

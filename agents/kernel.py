@@ -30,9 +30,12 @@ _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVAT
 # The table: addresses and lengths. MADE counts the vectors of each set since the buffers were emptied.
 ROWS, ROW_LENGTH, ORDER, SYMBOLS, TOUCHED, SLOTS = range(6)
 SETS, SET_COUNT, COLUMNS, COLUMN_COUNT, DEPTH = range(6, 11)
-HEADS, VALUES, ROOM, MADE, SCRATCH = range(11, 16)
-TABLE_SIZE = 16
+HEADS, VALUES, ROOM, MADE, SCRATCH, PICKED, IS_SHARED = range(11, 18)
+TABLE_SIZE = 18
 """HEADS [s, HEAD_SIZE, ROOM] and VALUES [sum of widths * ROOM], set after set; SCRATCH [c] values and [c] flags."""
+
+PICKED_MAX = 512
+"""Records that are looked through at a time for an engine's own, where it shares the partition (IS_SHARED)."""
 
 TIME, OFFSET, AVAILABLE, EPOCH, QUALITY, KEY = range(6)
 """Rows of a set's head; KEY is the rank of the instrument's name."""
@@ -59,27 +62,44 @@ def _compiled(sources: int) -> Any:
         """
         _ = sources
         touched, slots = pointer_to_ints(table[TOUCHED]), pointer_to_ints(table[SLOTS])
-        end = len(offset)
+        picked = pointer_to_ints(table[PICKED])
         has_made = False
-        for i in range(first, len(offset)):
-            if kind[i] == _TICK:
-                outcome = tick(table, touched, body[start[i]], offset[i], ts_recv[i])
-                if outcome == _FULL:
-                    end = i
-                    break
-                has_made = has_made or outcome == _MADE
-            elif kind[i] != _REFUSED and kind[i] != _ACTIVATE:
-                slot = slots[key[i]]
-                if slot < 0:
-                    continue
-                touched[slot] = 1
-                row = row_at(table, slot)
-                if offset[i] >= row[at.NEXT_OFFSET]:
-                    row[at.NEXT_OFFSET] = offset[i] + 1
-                    fold_record(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
+        end = len(offset)
+        for begin in range(first, len(offset), PICKED_MAX):
+            count = min(PICKED_MAX, len(offset) - begin)
+            if table[IS_SHARED] != 0:
+                count = pick(slots, kind, key, begin, count, picked)
+            for place in range(count):
+                i = picked[place] if table[IS_SHARED] != 0 else begin + place
+                if kind[i] == _TICK:
+                    outcome = tick(table, touched, body[start[i]], offset[i], ts_recv[i])
+                    if outcome == _FULL:
+                        end = i
+                        return ~end if has_made else end
+                    has_made = has_made or outcome == _MADE
+                elif kind[i] != _REFUSED and kind[i] != _ACTIVATE:
+                    slot = slots[key[i]]
+                    touched[slot] = 1
+                    row = row_at(table, slot)
+                    if offset[i] >= row[at.NEXT_OFFSET]:
+                        row[at.NEXT_OFFSET] = offset[i] + 1
+                        fold_record(row, kind[i], ts_event[i], ts_recv[i], body, start[i])
         return ~end if has_made else end
 
     return run
+
+
+@compiled.inner
+def pick(slots: Int64, kind: NDArray[np.uint8], key: NDArray[np.int32], begin: int, count: int, picked: Int64) -> int:
+    """Positions of the Ticks and of the records whose symbols are this engine's, among `count` records from `begin`.
+
+    Without a branch: which symbol comes next is chance, and guessing it wrong costs more than reading it.
+    """
+    found = 0
+    for i in range(begin, begin + count):
+        picked[found] = i
+        found += int((slots[key[i]] >= 0) | (kind[i] == _TICK))
+    return found
 
 
 @compiled.inner
