@@ -63,6 +63,8 @@ class Feature(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {}
+_LINES = ("bid_slope", "ask_slope")
+"""One level has no slope."""
 _GROUP = 7
 _FUNCTIONS: list[Any] = []
 
@@ -122,7 +124,8 @@ def find(name: str) -> Feature | None:
             return None
         return Feature(family, window_ns // BASE_TICK_NS)
     levels = int(argument) if argument.isascii() and argument.isdigit() else 0
-    return Feature(family, levels) if 1 <= levels <= limits.DEPTH_MAX and argument == str(levels) else None
+    least = 2 if stem in _LINES else 1
+    return Feature(family, levels) if least <= levels <= limits.DEPTH_MAX and argument == str(levels) else None
 
 
 def names() -> list[str]:

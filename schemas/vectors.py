@@ -91,7 +91,7 @@ class Vectors:
         for part in parts:
             index = np.array([keys.setdefault(key, len(keys)) for key in part.keys], np.int32)
             mapped.append(index[part.key] if len(part) else part.key)
-        head: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _HEAD}
+        head: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in HEAD}
         values = np.concatenate([part.values for part in parts])
         return Vectors(parts[0].feature_set, list(keys), np.concatenate(mapped), values=values, **head)
 
@@ -105,7 +105,7 @@ class Vectors:
     def same_bits(self, other: Vectors) -> NDArray[np.bool_]:
         """[m] whether each row equals the row of `other` at the same place, every bit; all NaN are one null."""
         equal = np.asarray([a == b for a, b in zip(self.instruments(), other.instruments(), strict=True)], np.bool_)
-        for name in _HEAD:
+        for name in HEAD:
             equal = equal & (getattr(self, name) == getattr(other, name))
         return np.asarray(equal & (self.bits() == other.bits()).all(axis=1))
 
@@ -121,7 +121,7 @@ class Vectors:
         """Arrow table with the columns of `table_schema`."""
         names = pa.DictionaryArray.from_arrays(pa.array(self.key, pa.int32()), pa.array(self.keys, pa.string()))
         arrays: list[pa.Array] = [names.dictionary_decode()]
-        arrays.extend(pa.array(getattr(self, name)) for name in _HEAD)
+        arrays.extend(pa.array(getattr(self, name)) for name in HEAD)
         nulls = np.isnan(self.values)
         arrays.extend(pa.array(self.values[:, i], mask=nulls[:, i]) for i in range(len(self.feature_set.features)))
         return pa.Table.from_arrays(arrays, schema=table_schema(self.feature_set))
@@ -135,17 +135,18 @@ class Vectors:
         values = np.empty((table.num_rows, len(feature_set.features)))
         for i, name in enumerate(feature_set.features):
             values[:, i] = table[name].to_numpy()
-        head: dict[str, Any] = {name: table[name].to_numpy() for name in _HEAD}
+        head: dict[str, Any] = {name: table[name].to_numpy() for name in HEAD}
         key = encoded.indices.to_numpy().astype(np.int32)
         return Vectors(feature_set, encoded.dictionary.to_pylist(), key, values=values, **head)
 
 
-_HEAD = ("time", "partition", "as_of_offset", "ts_available", "book_epoch", "quality")
+HEAD = ("time", "partition", "as_of_offset", "ts_available", "book_epoch", "quality")
+"""Columns of every vector behind `instrument`; no feature can have one of these names."""
 
 
 def table_schema(feature_set: FeatureSet) -> pa.Schema:
     """Arrow schema of a feature set's vectors."""
-    head = [pa.field(name, pa.int32() if name == "partition" else pa.int64(), False) for name in _HEAD]
+    head = [pa.field(name, pa.int32() if name == "partition" else pa.int64(), False) for name in HEAD]
     features = [pa.field(name, pa.float64()) for name in feature_set.features]
     return pa.schema([pa.field("instrument", pa.string(), False), *head, *features])
 
@@ -153,7 +154,7 @@ def table_schema(feature_set: FeatureSet) -> pa.Schema:
 def avro_schema(feature_set: FeatureSet) -> dict[str, Any]:
     """Avro schema of a feature set's vectors, generated from its columns."""
     head: list[dict[str, Any]] = [{"name": "instrument", "type": "string"}]
-    head.extend({"name": name, "type": "int" if name == "partition" else "long"} for name in _HEAD)
+    head.extend({"name": name, "type": "int" if name == "partition" else "long"} for name in HEAD)
     features = [{"name": name, "type": ["null", "double"], "default": None} for name in feature_set.features]
     return {
         "type": "record",
@@ -173,8 +174,8 @@ class VectorCodec:
 
     def encode(self, vectors: Vectors) -> list[tuple[bytes, bytes]]:
         """(key, value) of each vector, in order."""
-        names = ("instrument", *_HEAD, *self.feature_set.features)
-        heads = zip(vectors.instruments(), *(getattr(vectors, name).tolist() for name in _HEAD), strict=True)
+        names = ("instrument", *HEAD, *self.feature_set.features)
+        heads = zip(vectors.instruments(), *(getattr(vectors, name).tolist() for name in HEAD), strict=True)
         messages = []
         for head, row in zip(heads, vectors.values.tolist(), strict=True):
             values = [None if isnan(value) else value for value in row]
@@ -189,7 +190,7 @@ class VectorCodec:
         key = [keys.setdefault(record["instrument"], len(keys)) for record in records]
         types = {"partition": np.int32}
         head: dict[str, Any] = {
-            name: np.array([record[name] for record in records], types.get(name, np.int64)) for name in _HEAD
+            name: np.array([record[name] for record in records], types.get(name, np.int64)) for name in HEAD
         }
         matrix = np.array(
             [[record[name] for name in self.feature_set.features] for record in records], np.float64

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.catalogue import FAMILIES, By
+from agents.catalogue import FAMILIES, By, find
 from agents.oracle import Oracle
 from agents.oracle.book import Book, Side
 from schemas.columns import Columns, from_events
@@ -25,7 +25,7 @@ def whole_catalogue(windows: Sequence[str], depths: Sequence[int]) -> list[str]:
     for family in FAMILIES.values():
         endings = {By.NOTHING: [""], By.WINDOW: [f"_{w}" for w in windows], By.DEPTH: [f"_{d}" for d in depths]}
         names += [family.name + ending for ending in endings[family.by]]
-    return names
+    return [name for name in names if find(name) is not None]  # one level has no slope
 
 
 def odd_set() -> FeatureSet:

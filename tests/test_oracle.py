@@ -73,8 +73,8 @@ def test_the_streams_leave_no_column_and_no_flag_out() -> None:
     always = {"position_size", "position_side", "realized_pnl", "position_age_s"}
     always |= {f"{name}_{part}" for name in ("time_of_day", "day_of_week") for part in ("sin", "cos")}
     names = np.array(vectors.feature_set.features)
-    # One level has no slope; and no book of these streams is whole for a minute, those of the markets below are.
-    never = {"bid_slope_1", "ask_slope_1", "order_flow_imbalance_60s", "multi_level_ofi_5_60s", "churn_rate_60s"}
+    # No book of these streams is whole for a minute, those of the markets below are.
+    never = {"order_flow_imbalance_60s", "multi_level_ofi_5_60s", "churn_rate_60s"}
     assert set(names[~is_known.any(axis=0)]) == never
     assert set(names[is_known.all(axis=0)]) == always
     raised = int(np.bitwise_or.reduce(np.concatenate([vectors.quality, clipped.quality])))

@@ -16,6 +16,7 @@ from agents.own.file import check
 from agents.own.native import OwnFeature, own_features
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
+from schemas.vectors import HEAD as VECTOR_HEAD
 from tables.compiled import inner
 
 BODY = HEAD + "\n@feature()\ndef mine(state):\n"
@@ -207,3 +208,10 @@ def test_errors_come_out_of_the_command_line_in_one_line(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "mine.py, line 6: `return state[0]` reaches into a value" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["instrument", *VECTOR_HEAD])
+def test_a_name_of_every_vectors_head_is_refused(tmp_path: Path, name: str) -> None:
+    """Two columns of one name would make a file that nobody can open."""
+    with pytest.raises(UsageError, match="cannot be a column of its own"):
+        own_features([own_file(tmp_path, BODY.replace("mine", name) + "    return mid_price(state)")])

@@ -81,13 +81,13 @@ def slope(row: Int64, top: int, count: int, depth: int) -> float:
 
 @feature("base/quote", (BOOK,), _NAES, By.DEPTH)
 def bid_slope(row: Int64, depth: int) -> float:
-    """Least squares slope of cumulative size on distance from mid, best N bid levels."""
+    """Least squares slope of cumulative size on distance from mid, best N bid levels, N at least 2."""
     return slope(row, at.TOP_BIDS, at.BID_COUNT, depth)
 
 
 @feature("base/quote", (BOOK,), _NAES, By.DEPTH)
 def ask_slope(row: Int64, depth: int) -> float:
-    """Least squares slope of cumulative size on distance from mid, best N ask levels."""
+    """Least squares slope of cumulative size on distance from mid, best N ask levels, N at least 2."""
     return slope(row, at.TOP_ASKS, at.ASK_COUNT, depth)
 
 

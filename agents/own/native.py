@@ -28,6 +28,7 @@ from agents.own.module import Module
 from agents.view import VIEW
 from schemas.errors import UsageError
 from schemas.feature_sets import OwnFile
+from schemas.vectors import HEAD
 from tables.compiled import inner, sources_digest
 
 # numba's type hints mistake both.
@@ -73,7 +74,9 @@ class OwnFeature:
         try:
             try:
                 return _cfunc(_SIGNATURE, cache=True, error_model="numpy")(entry)
-            except (RuntimeError, OSError):  # neither beside the file nor in the user's own cache is room
+            except NumbaError:
+                raise
+            except Exception:  # there is no room for the cache, or what lies there is damaged
                 return _cfunc(_SIGNATURE, error_model="numpy")(entry)
         except NumbaError as error:
             raise self._refused(error) from None
@@ -135,11 +138,12 @@ def _features(file: OwnFile) -> dict[str, OwnFeature]:
 
 
 def _check_name(module: Module, name: str) -> None:
-    taken = name in catalogue.FAMILIES or catalogue.find(name) is not None
+    taken = name in (*catalogue.FAMILIES, "instrument", *HEAD) or catalogue.find(name) is not None
     if taken or name.startswith("zscore_") or re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) is None:
         raise UsageError(
             f"{module.where(module.functions[name].node.lineno)} has a name that cannot be a column of its own",
-            expected="lower case letters, digits and _, no name of the catalogue, not zscore_...", was=name,
+            expected="lower case letters, digits and _, no name of the catalogue or a vector's head, not zscore_...",
+            was=name,
             action="choose another name",
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ def peer(name: str) -> Any:
     except ImportError as error:
         raise DependencyDown(
             f"the peer {name.partition('.')[0]} is missing", expected="the bench extra", was=str(error),
-            action="pip install 'onetape[bench]', or leave its figure out with --skip",
+            action="pip install -e '.[bench]' in the clone of onetape, or leave its figure out with --skip",
         ) from None  # fmt: skip
 
 
