@@ -214,7 +214,7 @@ UNIVERSE = tuple(
         name[:-1] + argument
         if name.endswith(("_W", "_N")) else name
         for name in catalogue_names()
-        for argument in (WINDOWS if name.endswith("_W") else ("1", "4", "10", "50"))
+        for argument in (WINDOWS if name.endswith("_W") else ("2", "4", "10", "50"))
     )
 )  # fmt: skip
 SCORES = ("zscore_spread_bps_5", "zscore_volume_300ms_9", "zscore_mid_price_30", "zscore_bid_depth_4_12")
