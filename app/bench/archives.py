@@ -43,15 +43,15 @@ def chunks(stream: Stream, rows: int) -> Iterator[Columns]:
 
 
 @contextmanager
-def written(symbols: int, rows: int) -> Iterator[tuple[Path, list[Columns]]]:
-    """An archive of a generated tape of one partition, and the tape where it is short enough to be kept."""
+def written(symbols: int, rows: int, *, keeps: bool = False) -> Iterator[tuple[Path, list[Columns]]]:
+    """An archive of a generated tape of one partition, and the tape itself where it is to be kept."""
     stream = Stream(names(symbols))
     kept: list[Columns] = []
     with TemporaryDirectory(prefix="onetape-bench-") as place:
         with staged(Path(place) / "archive", 1) as writer:
             for columns in chunks(stream, rows):
                 writer.append_tape(columns)
-                if rows <= 2 * _CHUNK:
+                if keeps:
                     kept.append(columns)
         yield Path(place) / "archive", kept
 
@@ -59,7 +59,7 @@ def written(symbols: int, rows: int) -> Iterator[tuple[Path, list[Columns]]]:
 def from_parquet(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
     """A whole archive, read ahead, against the tuned Python oracle over the same records in memory."""
     compiled(feature_set)
-    with written(sizes.symbols, sizes.archive_rows) as (path, kept):
+    with written(sizes.symbols, sizes.archive_rows, keeps=True) as (path, kept):
         columns = Columns.concat(kept)
 
         found = duel(
@@ -76,7 +76,7 @@ def on_two_threads(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> l
     The archive's one thread has a second that reads ahead; so two processors are then busy already.
     """
     compiled(feature_set)
-    with written(sizes.symbols, sizes.archive_rows) as (path, kept):
+    with written(sizes.symbols, sizes.thread_rows, keeps=True) as (path, kept):
         batches = [(each.slice(at, at + _BATCH), False) for each in kept for at in range(0, len(each), _BATCH)]
         rows = sum(map(len, kept))
         found = duel(

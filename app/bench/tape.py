@@ -40,6 +40,8 @@ class Sizes:
     naive_rows: int = 20_000
     single_rows: int = 20_000
     archive_rows: int = 900_000
+    thread_rows: int = 4_000_000
+    """A third of a second for one thread: starting a second one must not count."""
     month_rows: int = 20_000_000
     memory_symbols: int = 5_000
 
