@@ -21,6 +21,7 @@ from schemas.errors import CheckFailed, StateRefused
 from schemas.limits import SYMBOLS_MAX
 from tables import layout as at
 from tables.book import levels
+from tables.far import copy_far
 from tables.stored import WORDS_MAX, pack, unpack
 
 _MAGIC = b"OTSR"
@@ -183,11 +184,10 @@ def _copy_live(source: Int64, target: Int64) -> None:
     target[: at.NEAR] = source[: at.NEAR]
     target[at.ROW_SIZE :] = source[at.ROW_SIZE :]
     for side in (at.BID, at.ASK):
-        near, far = at.NEAR + side * at.NEAR_TICKS, at.FAR + side * at.FAR_SIZE
-        n = int(source[at.FAR_COUNT + side])
-        if source[at.BID_COUNT + side] > n:
+        near = at.NEAR + side * at.NEAR_TICKS
+        if source[at.BID_COUNT + side] > source[at.FAR_COUNT + side]:
             target[near : near + at.NEAR_TICKS] = source[near : near + at.NEAR_TICKS]
-        target[far : far + 2 * n] = source[far : far + 2 * n]
+        copy_far(source, target, side)
 
 
 def _refused(key: str, expected: str, was: str) -> StateRefused:

@@ -132,9 +132,21 @@ FAR_COUNT = NEAR_TOP + 2
 """[2] far levels; BID_COUNT and ASK_COUNT count the near ones, too."""
 TOP_DEPTH = FAR_COUNT + 2
 """How many levels of each side in TOP are current, if so many exist; FLOW_LEVELS where that is more."""
+FAR_BLOCKS = TOP_DEPTH + 1
+"""[2] blocks that hold the far levels (tables/far.py)."""
 NEAR_BITS = HEADER_SIZE + 8
 """[2, NEAR_WORDS] a bit for each near tick, set where there is a level: for rank r bit r % 64 of word r // 64 % 16."""
-TOP_BIDS = NEAR_BITS + 2 * NEAR_WORDS
+BLOCK = 64
+"""Places for ranks in a block, and for sizes."""
+SMALL = BLOCK // 2 - 1
+"""Two neighbours of together so few levels become one block."""
+PACKED = 3 * BLOCK // 4
+"""Levels laid into a block when they come in order."""
+BLOCKS_MAX = 2 * ((LEVELS_MAX - 1) // (SMALL + 1)) + 3
+USED_WORDS = -(-BLOCKS_MAX // 64)
+FAR_USED = NEAR_BITS + 2 * NEAR_WORDS
+"""[2, USED_WORDS] a bit for each block, set where it is in use."""
+TOP_BIDS = FAR_USED + -(-2 * USED_WORDS // 8) * 8
 """[DEPTH_MAX] ranks and [DEPTH_MAX] sizes, best first. FLOW_LEVELS of them are always current."""
 TOP_SIZE = -(-2 * DEPTH_MAX // 8) * 8
 TOP_ASKS = TOP_BIDS + TOP_SIZE
@@ -155,9 +167,14 @@ RING_END = RING_MID + RING_SLOTS
 _PAGE = 4096 // 8
 NEAR = -(-RING_END // _PAGE) * _PAGE
 """[2, NEAR_TICKS] sizes of the near levels, 0 where there is none; that of rank r is at r % NEAR_TICKS."""
+GROUP = 16
+"""Entries of the directory that a search looks at together."""
+NUMBER_BITS = 10
+"""An entry: rank << NUMBER_BITS | number of the block."""
+DIRECTORY = -(-BLOCKS_MAX // GROUP) * GROUP
 FAR = NEAR + 2 * NEAR_TICKS
-"""[2, LEVELS_MAX, 2] ranks and sizes of the far levels, ranks ascending, best at the end."""
-FAR_SIZE = 2 * LEVELS_MAX
+"""[2] the far levels: [DIRECTORY] entries, [BLOCKS_MAX, 2, BLOCK] ranks and sizes."""
+FAR_SIZE = DIRECTORY + BLOCKS_MAX * 2 * BLOCK
 ROW_SIZE = FAR + 2 * FAR_SIZE
 """Places of every row; those of the feature sets' own memory follow (agents/plan.py)."""
 

@@ -2,7 +2,7 @@
 
 Input: ranks and sizes. Rank = price for bids, -price for asks, so both sides read alike: the higher, the better.
 State: near levels, one place per tick of a window that follows the best, and a bit per tick that says where they are;
-far levels, ranks ascending; TOP, the best levels in order. Where the window lies is seen by nobody outside.
+far levels (tables/far.py); TOP, the best levels in order. Where the window lies is seen by nobody outside.
 Output: whether a level has changed; levels, best first.
 Units: ticks, lots.
 """
@@ -18,6 +18,21 @@ from schemas.columns import Int64
 from schemas.limits import DEPTH_MAX, LEVELS_MAX
 from tables import layout as at
 from tables.compiled import inner, within
+from tables.far import (
+    append,
+    best_below,
+    clear_far,
+    delete,
+    drop_best,
+    drop_farthest,
+    far_levels_of,
+    farthest,
+    find_entry,
+    find_rank,
+    insert,
+    ranks_of,
+    set_far_levels,
+)
 
 # numba's type hints mistake what an intrinsic is.
 leading_zeros: Any = numbers.leading_zeros
@@ -42,7 +57,7 @@ def clear_side(row: Int64, side: int) -> None:
         for i in range(at.NEAR_WORDS):
             row[bits + i] = 0
     row[at.BID_COUNT + side] = 0
-    row[at.FAR_COUNT + side] = 0
+    clear_far(row, side)
     top = at.TOP_BIDS + side * at.TOP_SIZE
     for m in range(at.FLOW_LEVELS):
         row[top + m] = NO_RANK
@@ -50,67 +65,39 @@ def clear_side(row: Int64, side: int) -> None:
 
 
 @inner
-def find(row: Int64, far: int, n: int, rank: int) -> int:
-    """Position of the first far level whose rank is not below `rank`: steps doubling from the best, then halving."""
-    step = 1
-    high = n
-    while high - step >= 0 and row[far + 2 * (high - step)] >= rank:
-        high -= step
-        step *= 2
-    low = max(high - step, -1) + 1
-    while low < high:
-        middle = (low + high) // 2
-        if row[far + 2 * middle] >= rank:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-@inner
-def shift_down(row: Int64, far: int, first: int, last: int) -> None:
-    """Move the far levels behind `first`, up to `last`, one place down."""
-    for place in range(far + 2 * first, far + 2 * last):
-        row[place] = row[place + 2]
-
-
-@inner
-def shift_up(row: Int64, far: int, first: int, last: int) -> None:
-    """Move the far levels from `first` on, `last` not included, one place up."""
-    for place in range(far + 2 * last + 1, far + 2 * first + 1, -1):
-        row[place] = row[place - 2]
-
-
-@inner
 def put_far(row: Int64, side: int, rank: int, size: int) -> int:
     """`put` of a level below the window."""
-    far = at.FAR + side * at.FAR_SIZE
-    n = row[at.FAR_COUNT + side]
-    count = row[at.BID_COUNT + side]
-    i = find(row, far, n, rank)
-    place = far + 2 * i
-    if i < n and row[place] == rank:
-        if size > 0:
-            before = row[place + 1]
-            row[place + 1] = size
-            return int(before != size)
-        shift_down(row, far, i, n - 1)
-        row[at.FAR_COUNT + side] = n - 1
-        row[at.BID_COUNT + side] = count - 1
-        return 1
-    if size == 0:
-        return 0
-    if count == LEVELS_MAX:
-        if i == 0:
+    if row[at.FAR_BLOCKS + side] == 0:
+        if size == 0:
             return 0
-        place -= 2
-        shift_down(row, far, 0, i - 1)
-    else:
-        shift_up(row, far, i, n)
-        row[at.FAR_COUNT + side] = n + 1
-        row[at.BID_COUNT + side] = count + 1
-    row[place] = rank
-    row[place + 1] = size
+        # A full side has far levels: near holds fewer.
+        append(row, side, rank, size)
+        row[at.BID_COUNT + side] += 1
+        return 1
+    entry = find_entry(row, side, rank)
+    ranks = ranks_of(row, side, entry)
+    n = find_rank(row, ranks, rank)
+    place = ranks + n - 1
+    # Asked for the size first, a processor foresees whether the level is there.
+    if size == 0:
+        if n == 0:
+            return 0
+        delete(row, side, entry, place)
+        row[at.BID_COUNT + side] -= 1
+        return 1
+    if n != 0:
+        before = row[place + at.BLOCK]
+        row[place + at.BLOCK] = size
+        return int(before != size)
+    if row[at.BID_COUNT + side] == LEVELS_MAX:
+        if rank < row[farthest(row, side)]:
+            return 0
+        # The new one first: its block may be the one that runs empty.
+        insert(row, side, entry, rank, size)
+        drop_farthest(row, side)
+        return 1
+    insert(row, side, entry, rank, size)
+    row[at.BID_COUNT + side] += 1
     return 1
 
 
@@ -119,8 +106,6 @@ def move(row: Int64, side: int, top: int) -> None:
     """Let the window end with word `top`; no level may be above it. Levels change between near and far."""
     near = at.NEAR + side * at.NEAR_TICKS
     bits = at.NEAR_BITS + side * at.NEAR_WORDS
-    far = at.FAR + side * at.FAR_SIZE
-    end = far + 2 * row[at.FAR_COUNT + side]
     before = row[at.NEAR_TOP + side]
     for word in range(before - _WORD, min(before, top - at.NEAR_WORDS) + 1):
         left = row[bits + (word & _WORD)]
@@ -129,16 +114,16 @@ def move(row: Int64, side: int, top: int) -> None:
             # The lowest first: each is better than every far level.
             rank = word * 64 + trailing_zeros(left)
             left &= left - 1
-            row[end] = rank
-            row[end + 1] = row[near + (rank & _SLOT)]
+            append(row, side, rank, row[near + (rank & _SLOT)])
             row[near + (rank & _SLOT)] = 0
-            end += 2
-    while end > far and row[end - 2] >> 6 > top - at.NEAR_WORDS:
-        end -= 2
-        rank = row[end]
-        row[near + (rank & _SLOT)] = row[end + 1]
+    while row[at.FAR_BLOCKS + side] != 0:
+        place = best_below(row, side, 64 * (top + 1))
+        rank = row[place]
+        if rank >> 6 <= top - at.NEAR_WORDS:
+            break
+        row[near + (rank & _SLOT)] = row[place + at.BLOCK]
         row[bits + (rank >> 6 & _WORD)] |= 1 << (rank & 63)
-    row[at.FAR_COUNT + side] = (end - far) // 2
+        drop_best(row, side, place)
     row[at.NEAR_TOP + side] = top
 
 
@@ -166,8 +151,7 @@ def put(row: Int64, side: int, rank: int, size: int) -> int:
     if row[at.BID_COUNT + side] > LEVELS_MAX:
         # Near holds fewer levels than a full side, so some are far.
         row[at.BID_COUNT + side] = LEVELS_MAX
-        row[at.FAR_COUNT + side] -= 1
-        shift_down(row, at.FAR + side * at.FAR_SIZE, 0, row[at.FAR_COUNT + side])
+        drop_farthest(row, side)
     return int(before != size)
 
 
@@ -191,9 +175,7 @@ def settle(row: Int64, side: int, above: int) -> None:
     n = row[at.FAR_COUNT + side]
     if n == 0:
         return
-    best = row[at.FAR + side * at.FAR_SIZE + 2 * (n - 1)]
-    if n < row[at.BID_COUNT + side]:
-        best = below(row, side, above)
+    best = below(row, side, above) if n < row[at.BID_COUNT + side] else row[best_below(row, side, above)]
     if row[at.NEAR_TOP + side] - (best >> 6) >= _SLACK:
         move(row, side, best >> 6)
 
@@ -211,7 +193,6 @@ def renew_top(row: Int64, side: int, highest: int) -> tuple[int, int]:
     rank = min(above, row[at.NEAR_TOP + side] * 64 + 64)
     count = row[at.BID_COUNT + side]
     n = count - row[at.FAR_COUNT + side]
-    behind = at.FAR + side * at.FAR_SIZE + 2 * (count - 1)
     total = 0
     best = 0
     for m in range(at.FLOW_LEVELS):
@@ -220,8 +201,9 @@ def renew_top(row: Int64, side: int, highest: int) -> tuple[int, int]:
             rank = below(row, side, rank)
             size = row[near + (rank & _SLOT)]
         elif m < count:
-            rank = row[behind - 2 * m]
-            size = row[behind - 2 * m + 1]
+            place = best_below(row, side, rank)
+            rank = row[place]
+            size = row[place + at.BLOCK]
         else:
             rank = NO_RANK
         before = row[top + m]
@@ -245,7 +227,6 @@ def fill_side(row: Int64, side: int, depth: int) -> None:
     near = at.NEAR + side * at.NEAR_TICKS
     count = row[at.BID_COUNT + side]
     n = count - row[at.FAR_COUNT + side]
-    behind = at.FAR + side * at.FAR_SIZE + 2 * (count - 1)
     rank = row[top + at.FLOW_LEVELS - 1]
     for m in range(at.FLOW_LEVELS, min(depth, count)):
         if m < n:
@@ -253,17 +234,19 @@ def fill_side(row: Int64, side: int, depth: int) -> None:
             row[top + m] = rank
             row[top + DEPTH_MAX + m] = row[near + (rank & _SLOT)]
         else:
-            row[top + m] = row[behind - 2 * m]
-            row[top + DEPTH_MAX + m] = row[behind - 2 * m + 1]
+            place = best_below(row, side, rank)
+            rank = row[place]
+            row[top + m] = rank
+            row[top + DEPTH_MAX + m] = row[place + at.BLOCK]
 
 
 def levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
     """Ranks, ascending, and sizes of all levels of a side."""
-    far = _far(row, side)[: row[at.FAR_COUNT + side]]
+    far, far_sizes = far_levels_of(row, side)
     ticks = (int(row[at.NEAR_TOP + side]) - _WORD) * 64 + np.arange(at.NEAR_TICKS)
     sizes = _near(row, side)[ticks & _SLOT]
     held = sizes > 0
-    return np.concatenate([far[:, 0], ticks[held]]), np.concatenate([far[:, 1], sizes[held]])
+    return np.concatenate([far, ticks[held]]), np.concatenate([far_sizes, sizes[held]])
 
 
 def set_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
@@ -274,12 +257,12 @@ def set_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
         return
     word = int(ranks[-1]) >> 6
     n = int(np.searchsorted(ranks, (word - _WORD) * 64))
-    _far(row, side)[:n] = np.stack([ranks[:n], sizes[:n]], axis=1)
+    set_far_levels(row, side, ranks[:n], sizes[:n])
     near = _near(row, side)
     near[ranks[n:] & _SLOT] = sizes[n:]
     bits = np.packbits(near > 0, bitorder="little").view(np.int64)
     row[at.NEAR_BITS + side * at.NEAR_WORDS :][: at.NEAR_WORDS] = bits
-    row[at.BID_COUNT + side], row[at.FAR_COUNT + side], row[at.NEAR_TOP + side] = len(ranks), n, word
+    row[at.BID_COUNT + side], row[at.NEAR_TOP + side] = len(ranks), word
     best = slice(-1, -1 - min(at.FLOW_LEVELS, len(ranks)), -1)
     top[: len(ranks[best])] = ranks[best]
     top[DEPTH_MAX : DEPTH_MAX + len(ranks[best])] = sizes[best]
@@ -287,7 +270,3 @@ def set_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
 
 def _near(row: Int64, side: int) -> Int64:
     return row[at.NEAR + side * at.NEAR_TICKS :][: at.NEAR_TICKS]
-
-
-def _far(row: Int64, side: int) -> Int64:
-    return row[at.FAR + side * at.FAR_SIZE :][: at.FAR_SIZE].reshape(LEVELS_MAX, 2)

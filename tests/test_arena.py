@@ -18,6 +18,7 @@ from schemas.feature_sets import load
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
 from tables.arena import Arena
+from tables.far import set_far_levels
 from tables.side import set_levels
 
 KEY = "USDM:A"
@@ -103,8 +104,7 @@ def test_a_row_that_contradicts_itself_is_refused(engine: Engine, place: int, wa
     arena.restore(KEY, engine.arena.dump(KEY))
     arena.row(KEY)[place] += 50 * 100_000_000 if place == at.TICK else 1
     if place == at.BID_COUNT:
-        arena.row(KEY)[at.FAR + 2 * int(arena.row(KEY)[at.FAR_COUNT])] = -5
-        arena.row(KEY)[at.FAR_COUNT] += 1
+        set_far_levels(arena.row(KEY), at.BID, np.array([-5]), np.array([1]))
     with pytest.raises(StateRefused, match=was):
         Arena().restore(KEY, arena.dump(KEY))
 
