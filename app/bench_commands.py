@@ -30,10 +30,9 @@ def engine(
 ) -> None:
     """The engine against its oracle, a naive version and its peers; its memory, states and start. Takes minutes."""
     from app.bench.engine import bench_engine, show
-    from schemas.feature_sets import load
 
     report = Report(as_json)
-    payload = bench_engine(report, load(feature_set), only=only, skip=skip, recordings=recordings)
+    payload = bench_engine(report, feature_set, only=only, skip=skip, recordings=recordings)
     report.result(payload, lambda console: show(console, payload))
     if payload["missed"]:
         raise typer.Exit(CheckFailed.exit_code)

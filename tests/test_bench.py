@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import streams
 from commandline import onetape
+from own_files import own_set
+from rich.console import Console
 
 from agents.engine import Engine
 from app.bench import duels, engine, footprint, measure, peers
@@ -113,11 +116,11 @@ def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["hftbacktest", "nautilus", "naive"])
 def test_a_missing_peer_names_the_extra(name: str) -> None:
     with pytest.raises(DependencyDown, match=r"pip install 'onetape\[bench\]'"):
-        engine.bench_engine(Report(True), load(DEFAULT), only=name, sizes=TINY)
+        engine.bench_engine(Report(True), DEFAULT, only=name, sizes=TINY)
 
 
 def test_the_payload_has_its_shape() -> None:
-    payload = engine.bench_engine(Report(True), load(DEFAULT), only=WITHOUT_PEERS, sizes=TINY)
+    payload = engine.bench_engine(Report(True), DEFAULT, only=WITHOUT_PEERS, sizes=TINY)
     json.dumps(payload, allow_nan=False)
     measured = dict.fromkeys(figure["name"].partition(":")[0] for figure in payload["figures"])
     assert list(measured) == [name for name in engine.FIGURES if name in WITHOUT_PEERS.split(",")]
@@ -153,6 +156,34 @@ def test_two_threads_need_two_processors_to_be_quiet() -> None:
     assert watch.quiet() == 0.4
     assert watch.quiet(1) == pytest.approx(0.3)
     assert measure.Stopwatch().quiet() == 1.0
+
+
+def test_a_set_of_ones_own_is_benched_from_its_file(tmp_path: Path) -> None:
+    """Also where a process of its own loads it."""
+    payload = engine.bench_engine(Report(True), str(own_set(tmp_path)), only="memory,start", sizes=TINY)
+    assert payload["feature_set"] == "own@3"
+    assert [figure["name"] for figure in payload["figures"]] == ["memory", "start"]
+
+
+def test_a_folder_without_recordings_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match=r"no recordings in .*--recordings"):
+            engine.bench_engine(Report(True), DEFAULT, only="single", recordings=folder, sizes=TINY)
+    assert "Batches of one record" not in capsys.readouterr().err
+
+
+def test_a_figure_without_a_bound_is_neither_fine_nor_missed() -> None:
+    figures = [
+        measure.Figure(name, 2.0, measure.Target(must, None), "rival").json()
+        for name, must in (("bound", 1), ("missed", 3), ("free", None))
+    ]
+    console = Console(record=True, width=160)
+    payload = {"figures": figures, "feature_set": DEFAULT, "machine": engine.machine(), "quiet": 1.0, "left_out": []}
+    engine.show(console, payload | {"missed": ["missed"], "unsure": []})
+    lines = {line.split()[1]: line.split() for line in console.export_text().splitlines() if "rival" in line}
+    assert {name: cells[-4] for name, cells in lines.items()} == {"bound": "yes", "missed": "NO", "free": "-"}
 
 
 def test_figures_are_chosen_by_name() -> None:

@@ -1,6 +1,7 @@
 """What only a process of its own can tell: the memory of thousands of symbols, and the time to a first vector.
 
 Run as `python -m app.bench.child memory SYMBOLS SET` or `python -m app.bench.child start SET`; prints one JSON object.
+SET is an id or the YAML file of a set.
 Units: bytes.
 """
 
@@ -18,7 +19,7 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def memory(symbols: int, feature_set_id: str) -> dict[str, int]:
+def memory(symbols: int, spec: str) -> dict[str, int]:
     """Memory of an engine that has read more than a minute of so many symbols, so that every ring is full."""
     from agents.engine import Engine
     from app.bench.stream import BEGIN_NS, Stream, names
@@ -26,11 +27,11 @@ def memory(symbols: int, feature_set_id: str) -> dict[str, int]:
     from schemas.units import NS_PER_S
 
     warm = Stream(names(1))
-    engine = Engine([load(feature_set_id)], 0)
+    engine = Engine([load(spec)], 0)
     engine.apply(warm.begin())
     engine.apply(warm.take(1_000))
     stream = Stream(names(symbols), rate=1)
-    engine = Engine([load(feature_set_id)], 0)
+    engine = Engine([load(spec)], 0)
     begin = stream.begin()
     stream.take(1)
     before = resident()
@@ -40,7 +41,7 @@ def memory(symbols: int, feature_set_id: str) -> dict[str, int]:
     return {"bytes": resident() - before, "symbols": len(engine.arena)}
 
 
-def start(feature_set_id: str) -> dict[str, int]:
+def start(spec: str) -> dict[str, int]:
     """One vector."""
     from agents.engine import Engine
     from schemas.columns import from_events
@@ -61,7 +62,7 @@ def start(feature_set_id: str) -> dict[str, int]:
         Event("START:A", 0, begin, Kind.SNAPSHOT, {"sequence_last": 1, **levels}),
         Event(CLOCK_KEY, tick, tick, Kind.TICK, {"time": tick}),
     ]
-    vectors = Engine([load(feature_set_id)], 0).apply(from_events(0, 0, events))[0]
+    vectors = Engine([load(spec)], 0).apply(from_events(0, 0, events))[0]
     return {"vectors": len(vectors)}
 
 

@@ -1,8 +1,9 @@
 """`onetape bench engine`: every figure of the engine in one run.
 
-Input: which figures, which feature set, recordings if there are any.
+Input: which figures, which feature set (its id or file), recordings if there are any.
 Output: the payload of `--json` and a table; progress on stderr.
-Errors: DependencyDown where a peer is missing; UsageError for a figure that does not exist.
+Errors: DependencyDown where a peer is missing; UsageError for a figure that does not exist or a folder without
+recordings: all of them before anything is measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from rich.console import Console
 from app.bench import archives, duels, footprint
 from app.bench.measure import QUIET_MIN, Figure, Stopwatch
 from app.bench.peers import MODULES, peer
-from app.bench.tape import Sizes, recorded
+from app.bench.tape import Sizes, recorded, recordings_in
 from app.report import Report, facts, grid
 from schemas.errors import UsageError
-from schemas.feature_sets import FeatureSet
+from schemas.feature_sets import load
 
-Measure = Callable[[Stopwatch, FeatureSet, Sizes], list[Figure]]
+Measure = Callable[..., list[Figure]]
+"""Called with the stopwatch, the feature set (its spec for those of `_SPAWNED`) and the sizes."""
 
 FIGURES: dict[str, tuple[str, Measure]] = {
     "oracle": ("Against the tuned Python oracle", duels.against_oracle),
@@ -40,6 +42,8 @@ FIGURES: dict[str, tuple[str, Measure]] = {
     "state": ("Stored states", footprint.stored_state),
     "start": ("First vector of a process", footprint.first_vector),
 }
+_SPAWNED = {"memory", "start"}
+"""Measured in a process of its own, which loads the feature set itself."""
 _PACKAGES = (
     "onetape", "numba", "numpy", "pyarrow", "polars", "hftbacktest", "nautilus_trader", "sortedcontainers",
 )  # fmt: skip
@@ -47,7 +51,7 @@ _PACKAGES = (
 
 def bench_engine(
     report: Report,
-    feature_set: FeatureSet,
+    spec: str,
     *,
     only: str | None = None,
     skip: str | None = None,
@@ -55,7 +59,8 @@ def bench_engine(
     sizes: Sizes | None = None,
 ) -> dict[str, Any]:
     """Measure; returns the payload. What was missed while the machine was busy is `unsure`."""
-    wanted = chosen(only, skip)
+    feature_set, wanted = load(spec), chosen(only, skip)
+    files = [] if recordings is None else recordings_in(recordings)
     for name in wanted:
         if name in MODULES:
             peer(MODULES[name])
@@ -74,8 +79,8 @@ def bench_engine(
 
     for name in wanted:
         title, measure = FIGURES[name]
-        take(title, partial(measure, watch, feature_set, sizes))
-    for tape in recorded(recordings, sizes.rounds) if recordings is not None else ():
+        take(title, partial(measure, watch, spec if name in _SPAWNED else feature_set, sizes))
+    for tape in recorded(files, sizes.rounds):
         for name, against in (("oracle", duels.against_oracle), ("naive", duels.against_naive)):
             if name in wanted:
                 take(f"{FIGURES[name][0]}, {tape.name}", partial(against, watch, feature_set, sizes, tape))
@@ -137,7 +142,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     """The figures as a table, and what to think of them."""
     rows = [
         [each["name"], f"{each['value']:.4g} {each['unit']}", _bound(each, "must"), _bound(each, "aim"),
-         "yes" if each["ok"] else "NO", each["rival"]]
+         _verdict(each), each["rival"]]
         for each in payload["figures"]
     ]  # fmt: skip
     console.print(grid(f"Engine, {payload['feature_set']}", ["figure", "value", "must", "aim", "ok", "against"], rows))
@@ -152,6 +157,12 @@ def show(console: Console, payload: dict[str, Any]) -> None:
         console.print(f"Missed: {', '.join(payload['missed'])}.")
     if payload["unsure"]:
         console.print(f"Missed on a busy machine, measure again: {', '.join(payload['unsure'])}.")
+
+
+def _verdict(figure: dict[str, Any]) -> str:
+    if figure["must"] is None:
+        return "-"
+    return "yes" if figure["ok"] else "NO"
 
 
 def _bound(figure: dict[str, Any], name: str) -> str:

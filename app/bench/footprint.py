@@ -111,18 +111,18 @@ def stored_state(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> lis
     return [Figure("state", median(lengths) / _KB, Target(12, 6, "kB", at_most=True), told)]
 
 
-def memory(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+def memory(watch: Stopwatch, spec: str, sizes: Sizes) -> list[Figure]:
     """Resident memory of many symbols with books, in a process of its own."""
-    found = run("memory", str(sizes.memory_symbols), feature_set.id)
+    found = run("memory", str(sizes.memory_symbols), spec)
     each = found["bytes"] / found["symbols"] / _KB
     told = f"{found['symbols']:,} symbols, about 300 levels a side, after 62 s: {each:.0f} kB each"
     return [Figure("memory", found["bytes"] / _GB, Target(1.0, 0.6, "GB", at_most=True), told)]
 
 
-def first_vector(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
+def first_vector(watch: Stopwatch, spec: str, sizes: Sizes) -> list[Figure]:
     """From the start of a process to its first vector; the first of them fills the compile cache."""
-    run("start", feature_set.id)
-    seconds = [watch.time(lambda: run("start", feature_set.id))[0].seconds for _ in range(sizes.rounds)]
+    run("start", spec)
+    seconds = [watch.time(lambda: run("start", spec))[0].seconds for _ in range(sizes.rounds)]
     told = f"python -m app.bench.child, compile cache warm, median of {len(seconds)}"
     return [Figure("start", median(seconds), Target(3.0, 1.5, "s", at_most=True), told)]
 

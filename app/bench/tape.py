@@ -67,14 +67,19 @@ def generated(sizes: Sizes, rows: int) -> Tape:
     return Tape("", warm, [stream.take(rows) for _ in range(sizes.rounds)])
 
 
-def recorded(folder: Path, rounds: int) -> Iterator[Tape]:
-    """One tape for each recording in a folder: files named FORMAT_SYMBOL_DATE, with FORMAT of FORMATS."""
+def recordings_in(folder: Path) -> list[Path]:
+    """The recordings in a folder: files named FORMAT_SYMBOL_DATE, with FORMAT of FORMATS. Errors: UsageError."""
     files = sorted(path for path in folder.glob("*.gz") if path.name.partition("_")[0] in FORMATS)
     if not files:
         raise UsageError(
             f"no recordings in {folder}", expected="files like usdm_ethusdt_20240718.gz", was="none",
             action="name the folder that holds them with --recordings",
         )  # fmt: skip
+    return files
+
+
+def recorded(files: list[Path], rounds: int) -> Iterator[Tape]:
+    """One tape for each recording; the files of several days are one."""
     for name, parts in groupby(files, lambda path: path.name.rpartition("_")[0]):
         with TemporaryDirectory(prefix="onetape-bench-") as place:
             archive = Path(place) / "archive"
