@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,8 @@ def run_demo(
         latest = _latest(settings)
     live, specs = folder / "live", settings.feature_sets
     with report.step("Replaying the archived tape and comparing every bit") as advance:
-        found = parity_of(ArchiveReader(live), load_all(specs), batch_size=batch_size, progress=shares(advance))
+        sets = load_all(specs)
+        found = parity_of(ArchiveReader(live), sets, batch_size=batch_size, progress=shares(advance))
         compared = in_sum(found)
     with report.step("Building a dataset, with its leak check") as advance:
         built = _dataset(live, folder / "datasets", specs.partition(",")[0].strip(), shares(advance))
@@ -94,8 +96,18 @@ def run_demo(
         "latest": latest,
         "broker": "embedded" if brokers is None else brokers,
         "files": {"source": str(source), "live": str(live), "datasets": str(folder / "datasets")},
+        "next": _next(live, folder / "datasets", built["id"], specs if any(each.own for each in sets) else None),
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def _next(live: Path, datasets: Path, dataset: str | None, specs: str | None) -> list[str]:
+    """What to try next; `specs` where the archive alone does not say what its feature sets are."""
+    chosen = [] if specs is None else ["--feature-set", ",".join(spec.strip() for spec in specs.split(","))]
+    commands = [["parity", "--archive", str(live), *chosen], ["leakcheck", "--archive", str(live)]]
+    if dataset is not None:
+        commands.append(["dataset", "verify", dataset, "--datasets", str(datasets)])
+    return [shlex.join(command) for command in commands]
 
 
 def _dataset(archive: Path, datasets: Path, feature_set: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -281,13 +293,9 @@ def show_demo(console: Console, payload: Mapping[str, Any]) -> None:
             "Summary",
         )
     )
-    live, datasets = payload["files"]["live"], payload["files"]["datasets"]
     console.print("\nTry next:")
-    commands = [f"parity --archive {live}", f"leakcheck --archive {live}"]
-    if built["id"]:
-        commands.append(f"dataset verify {built['id']} --datasets {datasets}")
     program = "onetape" if shutil.which("onetape") else os.path.relpath(sys.argv[0])
-    for command in commands:
+    for command in payload["next"]:
         console.print(f"  {program} {command}", markup=False)
 
 

@@ -63,8 +63,12 @@ def replay(
 def parity(
     archive: Archive,
     feature_sets: Annotated[
-        str | None,
-        typer.Option("--feature-set", metavar=SPEC, help="Only these, by commas. [default: every set it holds]"),
+        list[str] | None,
+        typer.Option(
+            "--feature-set",
+            metavar=SPEC,
+            help="Only these: repeat the option, or use commas. [default: every set it holds]",
+        ),
     ] = None,
     batch_size: BatchSize = None,
     threads: Threads = None,
@@ -77,7 +81,7 @@ def parity(
 
     report = Report(as_json)
     reader = ArchiveReader(archive)
-    wanted = archived_sets(reader) if feature_sets is None else load_all(feature_sets)
+    wanted = load_all(",".join(feature_sets), reader.head.find) if feature_sets else archived_sets(reader)
     with report.step(f"Comparing {archive} with its replay") as advance:
         found = parity_of(
             reader, wanted, batch_size=batch_size, threads=thread_count(threads), progress=shares(advance)

@@ -65,6 +65,10 @@ class Head:
             )  # fmt: skip
         return FeatureSet.of(set_id, known)
 
+    def find(self, spec: str) -> FeatureSet:
+        """The set of an id that is archived or published, or the one in a YAML file. Errors: UsageError."""
+        return self.definition(spec) if spec in self.feature_sets else load(spec)
+
     def json(self) -> dict[str, Any]:
         """As it is stored."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}

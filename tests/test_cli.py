@@ -56,6 +56,12 @@ MISTAKES = [
     Mistake(("leakcheck", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
     Mistake(("parity", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
     Mistake(("parity", "--archive", "{archive}", "--feature-set", "micro@1"), 2, "no live vectors of micro@1"),
+    Mistake(
+        ("parity", "--archive", "{archive}", "--feature-set", "nosuch@1", "--feature-set", "micro@2"), 2, "nosuch@1"
+    ),
+    Mistake(
+        ("parity", "--archive", "{archive}", "--feature-set", "micro@2", "--feature-set", "micro@2"), 2, "each id once"
+    ),
     Mistake(("dataset", "build", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", "BINANCE_USDM:BTCUSD"), 2, "BTCUSDT"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--from", "yesterday"), 2, "ISO 8601"),

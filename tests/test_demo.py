@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commandline import onetape, result
+from own_files import own_set
 
 from app.synthetic import write_recording
 
@@ -84,6 +86,18 @@ def test_the_demo_of_a_newcomer(tmp_path: Path) -> None:
     assert "Try next" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "demo" / "worker.log").read_text() == ""
+
+
+def test_what_the_demo_names_to_try_next_works_with_features_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ONETAPE_FEATURE_SETS", f"micro@2, {own_set(tmp_path)}")
+    write_recording(tmp_path / "market.gz", seconds=10)
+    result("import", tmp_path / "market.gz", "--format", "binance-usdm", "--archive", tmp_path / "tape")
+    done = result("demo", "--from", tmp_path / "tape", "--out", tmp_path / "out")
+    again = shlex.split(done["next"][0])
+    assert again[0] == "parity"
+    assert result(*again)["compared"] == done["parity"]["compared"] > 0
 
 
 def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commandline import result
 from own_files import own_set
 from tapes import archive_of, market, tape
 
@@ -16,7 +17,7 @@ from replay.folder import IMPORT
 from replay.parity import Parity, archived_sets, in_sum, parity, parity_of
 from replay.reader import ArchiveReader
 from schemas.errors import UsageError
-from schemas.feature_sets import DEFAULT, load
+from schemas.feature_sets import DEFAULT, load, load_all
 from schemas.vectors import Vectors
 
 SET = load(DEFAULT)
@@ -155,6 +156,23 @@ def test_every_archived_set_is_compared(path: Path, tmp_path: Path) -> None:
     assert in_sum(parity_of(archive, [mine]))["ok"]
 
 
+def test_an_archived_set_is_named_by_its_id_alone(path: Path, tmp_path: Path) -> None:
+    """With the option repeated or with commas, and beside a published one."""
+    (tmp_path / "mine.yaml").write_text(MINE)
+    mine = load(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    archive_live(path, replay(ArchiveReader(path), mine).vectors)
+    archive_live(path, emitted(path))
+    several = [("mine@1",), ("mine@1,micro@2",), ("mine@1", "--feature-set", "micro@2")]
+    told = [result("parity", "--archive", path, "--feature-set", *some)["feature_sets"] for some in several]
+    assert [list(found) for found in told] == [["mine@1"], ["micro@2", "mine@1"], ["micro@2", "mine@1"]]
+    assert all(each["ok"] for found in told for each in found.values())
+    head = ArchiveReader(path).head
+    for specs in ("mine@2", "mine@1,mine@1", "", ","):
+        with pytest.raises(UsageError, match="Action"):
+            load_all(specs, head.find)
+
+
 def test_a_changed_definition_is_refused(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     for number, text in enumerate((MINE, MINE.replace("5s", "6s"))):
@@ -175,6 +193,8 @@ def test_a_set_with_own_features_needs_its_file(path: Path, tmp_path: Path) -> N
     archive = ArchiveReader(path)
     with pytest.raises(UsageError, match=r"own@3 has features of your own.*mine\.py.*Action: name the file"):
         archived_sets(archive)
+    with pytest.raises(UsageError, match="name the file"):
+        load_all(mine.id, archive.head.find)
     assert parity_of(archive, [mine])[mine.id].ok
 
 

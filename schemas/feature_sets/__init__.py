@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from itertools import product
@@ -159,9 +159,9 @@ def located(spec: str) -> str:
     return str(Path(spec).resolve()) if spec.endswith(_ENDINGS) else spec
 
 
-def load_all(specs: str) -> list[FeatureSet]:
+def load_all(specs: str, find: Callable[[str], FeatureSet] = load) -> list[FeatureSet]:
     """Feature sets of a comma-separated list, each id once, at least one; in order of ids, however they are listed."""
-    found = sorted((load(spec.strip()) for spec in specs.split(",") if spec.strip()), key=lambda each: each.id)
+    found = sorted((find(spec.strip()) for spec in specs.split(",") if spec.strip()), key=lambda each: each.id)
     if not found or len({each.id for each in found}) < len(found):
         raise UsageError(
             f"feature sets {specs!r} cannot run together", expected="at least one, each id once", was=specs,
