@@ -89,7 +89,7 @@ def audit(archive: Archive, as_json: Json = False) -> None:
 def checkpoint(
     archive: Archive,
     feature_set: FeatureSetSpec = DEFAULT,
-    every: Annotated[str, typer.Option("--every", help="Distance in time of the tape: ms, s, m, h or d.")] = "1h",
+    every: Annotated[str, typer.Option("--every", help="Distance in time of the tape, from 1s: s, m, h or d.")] = "1h",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -107,4 +107,7 @@ def checkpoint(
     for line in laid.ignored:
         report.say(f"  not used: {line}")
     payload = laid.json()
-    report.result(payload, lambda console: show_checked(console, "Checkpoints", payload))
+    newest = ", ".join(f"partition {partition}: offset {offset}" for partition, offset in laid.continued.items())
+    told = f"behind the newest ({newest}); before it none was laid, whatever --every is"
+    shown = payload | ({"continued": told} if newest else {})
+    report.result(payload, lambda console: show_checked(console, "Checkpoints", shown))

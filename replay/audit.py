@@ -1,7 +1,7 @@
 """Audit: is every offset of every partition in the archive exactly once, and is every file what was written.
 
 Input: an archive.
-Output: `Audit`, which names holes, doubles, torn files and files no sidecar vouches for.
+Output: `Audit`, which names holes, doubles, torn files (checkpoints too) and files no sidecar vouches for.
 Errors: ArchiveMissing, UsageError; what is wrong inside the archive is reported, not raised.
 """
 
@@ -25,7 +25,7 @@ class Audit:
     """Counts and findings; `holes` and `doubles` are {topic, partition, first, last}, offsets inclusive.
 
     `first` of a hole is None where what is missing is the beginning, `last` too where it is a whole tape partition.
-    `torn` names segments whose sidecar was lost as well. `checkpoints` are counted, not read: nothing depends on them.
+    `torn` names segments whose sidecar was lost as well, and `checkpoints` whose bytes are not what was written.
     """
 
     partitions: int = 0
@@ -48,8 +48,8 @@ class Audit:
 
 
 def audit(path: Path) -> Audit:
-    """Read every byte of every segment of an archive."""
-    head, report = read_head(path), Audit(checkpoints=checkpoints.count(path))
+    """Read every byte of every segment and every checkpoint of an archive."""
+    head, report = read_head(path), Audit()
     hidden = hidden_segments(path)
     report.unpublished.extend(sorted(hidden))
     if (path / PENDING).exists():
@@ -60,7 +60,16 @@ def audit(path: Path) -> Audit:
             _audit_partition(path, topic, partition, hidden, report)
     for partition in files.unwritten(path, head.partitions, hidden):
         report.holes.append({"topic": TAPE, "partition": partition, "first": None, "last": None})
+    _audit_checkpoints(path, report)
     return report
+
+
+def _audit_checkpoints(path: Path, report: Audit) -> None:
+    for sidecar in checkpoints.sidecars(path):
+        report.checkpoints += 1
+        if not checkpoints.is_whole(sidecar):
+            label = sidecar.with_suffix(".parquet").relative_to(path).as_posix()
+            report.torn.append(f"checkpoint {label} is torn. Action: delete it and its .json; no replay uses it")
 
 
 def _audit_partition(path: Path, topic: str, partition: int, hidden: frozenset[str], report: Audit) -> None:

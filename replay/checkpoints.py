@@ -217,9 +217,24 @@ class Checkpoints:
         return chains[place + 1] if place < len(lasts) else ""
 
 
-def count(archive: Path) -> int:
-    """Checkpoints beside an archive, of any feature set and code."""
-    return len([*archive.glob(f"{FOLDER}/*/partition=*/*.json")])
+def sidecars(archive: Path) -> list[Path]:
+    """The sidecars of all checkpoints beside an archive, of any feature set and code."""
+    return sorted(archive.glob(f"{FOLDER}/*/partition=*/*.json"))
+
+
+def is_whole(sidecar: Path) -> bool:
+    """Whether every byte of a checkpoint, of any feature set and code, is what was written."""
+    try:
+        sealed = json.loads(sidecar.read_bytes())
+        about, parquet = sealed["checkpoint"], sidecar.with_suffix(".parquet")
+        return bool(
+            sealed["seal"] == json_digest(about)
+            and int(sidecar.stem) == about["offset"]
+            and parquet.stat().st_size == about["size_bytes"]
+            and files.sha256_of(parquet) == about["sha256"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _sealed(about: Checkpoint) -> dict[str, object]:

@@ -4,7 +4,7 @@ Input: an archive, a feature set, a distance in time.
 State: the newest state of every symbol of the partition being replayed, in memory.
 Output: checkpoints at the first Tick at or after each multiple of the distance; `Laid` says how many.
 Units: ns of tape time since 1970, UTC.
-Errors: UsageError (a distance under a Tick, another process laying), DependencyDown, and those of the archive.
+Errors: UsageError (a distance not of whole seconds, another process laying), DependencyDown, those of the archive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from schemas.columns import Columns
 from schemas.errors import UsageError
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
-from schemas.units import BASE_TICK_NS
+from schemas.units import NS_PER_S
 
 Place = tuple[int, int]
 """Offset of a Tick, and its time in ns."""
@@ -62,9 +62,9 @@ def lay(
     agent: Agent = features_agent,
 ) -> Laid:
     """Lay the checkpoints that are not there yet behind the newest; what is interrupted goes on from there."""
-    if every_ns < BASE_TICK_NS:
+    if every_ns < NS_PER_S or every_ns % NS_PER_S:
         raise UsageError(
-            "checkpoints cannot be nearer than Ticks", expected=f"at least {BASE_TICK_NS} ns", was=f"{every_ns} ns",
+            "checkpoints lie whole seconds apart", expected="a multiple of 1s", was=f"{every_ns} ns",
             action="lay them an hour apart: --every 1h",
         )  # fmt: skip
     checkpoints = Checkpoints(archive, feature_set)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import result
+from commandline import onetape, result
 from streams import stream
 from tapes import INSTRUMENTS, archive_of, market, tape
 
@@ -38,7 +38,7 @@ REMEMBERING = FeatureSet(
     {"mid_price": Policy(fill_ns=3 * NS_PER_S, clip_sigmas=2.0, clip_count=5)},
 )  # fmt: skip
 """Its states hold more than the symbols': z-scores, bounds and filled values."""
-EVERY_NS = 1_300_000_000
+EVERY_NS = NS_PER_S
 
 
 def same(left: Vectors, right: Vectors) -> bool:
@@ -70,7 +70,7 @@ def path(original: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("feature_set", [SET, REMEMBERING])
 @pytest.mark.parametrize(
-    ("seed", "every_ns"), [(40, 700_000_000), (41, 4 * NS_PER_S), (42, NS_PER_S), (43, 9 * NS_PER_S)]
+    ("seed", "every_ns"), [(40, NS_PER_S), (41, 4 * NS_PER_S), (42, 2 * NS_PER_S), (43, 9 * NS_PER_S)]
 )
 def test_every_checkpoint_of_a_faulty_stream(
     tmp_path: Path, feature_set: FeatureSet, seed: int, every_ns: int
@@ -216,10 +216,26 @@ def test_the_audit_counts_them_and_is_not_upset(path: Path) -> None:
     assert found.checkpoints == len(laid(path)) > 6
 
 
-def test_nearer_than_ticks_and_twice_at_once_are_refused(path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["a flipped state", "a flipped sidecar", "half a state", "no state", "half a sidecar", "another JSON"]
+)
+def test_the_audit_names_a_torn_one(path: Path, damage: str) -> None:
+    sidecar = checkpoints.sidecars(path)[3]
+    DAMAGES[damage](sidecar)
+    found = audit(path)
+    assert not found.ok
+    assert len(found.torn) == 1
+    assert sidecar.with_suffix(".parquet").relative_to(path).as_posix() in found.torn[0]
+    done = onetape("archive", "audit", "--archive", path)
+    assert done.returncode == 1
+    assert sidecar.stem in done.stdout
+
+
+def test_odd_distances_and_two_at_once_are_refused(path: Path) -> None:
     archive = ArchiveReader(path)
-    with pytest.raises(UsageError, match=r"nearer than Ticks.*Action"):
-        lay(archive, SET, 1000)
+    for every_ns in (0, 100_000_000, 1_500_000_000):
+        with pytest.raises(UsageError, match=r"whole seconds.*Action"):
+            lay(archive, SET, every_ns)
     with Checkpoints(archive, SET).laying(), pytest.raises(UsageError, match=r"another process is writing.*Action"):
         lay(archive, SET, EVERY_NS)
 
@@ -228,6 +244,8 @@ def test_the_command_line_says_where_it_began(path: Path, tmp_path: Path) -> Non
     told = result("archive", "checkpoint", "--archive", path, "--feature-set", SET.id, "--every", "1h")
     assert told["laid"] == 0
     assert set(told["continued"]) == {"0", "1"}
+    shown = onetape("archive", "checkpoint", "--archive", path, "--feature-set", SET.id, "--every", "1h").stdout
+    assert f"behind the newest (partition 0: offset {told['continued']['0']}" in shown
     from_ns = laid(path)[-1].tick + 10**9
     some = ("replay", "--archive", path, "--feature-set", SET.id, "--from", str(from_ns), "--threads", "2", "--out")
     began = result(*some, tmp_path / "began")
@@ -239,17 +257,17 @@ def test_the_command_line_says_where_it_began(path: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
-    rows: list[Columns] = tape(market(63, 1500, 8))
+    rows: list[Columns] = tape(market(63, 1500, 40))
     path = archive_of(tmp_path / "archive", rows, segment_rows=500)
     whole = Path(shutil.copytree(path, tmp_path / "whole"))
-    lay(ArchiveReader(whole), SET, 100_000_000)
+    lay(ArchiveReader(whole), SET, NS_PER_S)
     code = (
         "import sys; from pathlib import Path; from replay.laying import lay; from replay.reader import ArchiveReader;"
-        "from schemas.feature_sets import load; lay(ArchiveReader(Path(sys.argv[1])), load('micro@2'), 100_000_000)"
+        "from schemas.feature_sets import load; lay(ArchiveReader(Path(sys.argv[1])), load('micro@2'), 10**9)"
     )
-    for kills in (1, 60):
+    for kills in (1, 40):
         with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) as child:
-            while checkpoints.count(path) < kills and child.poll() is None:
+            while len(checkpoints.sidecars(path)) < kills and child.poll() is None:
                 time.sleep(0.002)
             child.send_signal(signal.SIGKILL)
         there = laid(path)
@@ -258,7 +276,7 @@ def test_what_is_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
         got = from_there(ArchiveReader(path), SET, there[-1].tick + 1)
         assert got.ignored == []
         assert got.starts
-    lay(ArchiveReader(path), SET, 100_000_000)
+    lay(ArchiveReader(path), SET, NS_PER_S)
     assert laid(path) == laid(whole)
     names = [sorted(each.name for each in folder.rglob("checkpoints/**/*")) for folder in (path, whole)]
     assert names[0] == names[1]

@@ -44,7 +44,7 @@ MISTAKES = [
     Mistake(("archive", "audit", "--archive", "{absent}"), 2, "there is no archive"),
     Mistake(("archive", "checkpoint", "--archive", "{absent}"), 2, "there is no archive"),
     Mistake(("archive", "checkpoint", "--archive", "{archive}", "--every", "often"), 2, "no duration"),
-    Mistake(("archive", "checkpoint", "--archive", "{archive}", "--every", "5ms"), 2, "nearer than Ticks"),
+    Mistake(("archive", "checkpoint", "--archive", "{archive}", "--every", "5ms"), 2, "whole seconds"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--threads", "0"), 2, "--threads"),
     Mistake(("demo", "--from", "{absent}", "--out", "{out}"), 2, "there is no archive"),
     Mistake(("dataset", "show", "no-such-1", "--datasets", "{absent}"), 2, "no dataset"),
