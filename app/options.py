@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,16 +72,20 @@ def show_checked(console: Any, title: str, payload: dict[str, Any], *details: st
 
 def to_ns(text: str | None, option: str) -> int | None:
     """ns of an ISO 8601 time (UTC where it names no zone) or of a number of ns."""
-    from datetime import UTC, datetime
-
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
+    if text is None:
+        return None
     try:
-        at = datetime.fromisoformat(text)
+        ns = int(text) if text.isdecimal() else _ns_of(datetime.fromisoformat(text))
     except ValueError:
+        ns = 2**63
+    if abs(ns) >= 2**63:
         raise UsageError(
-            f"{option} {text} is no time", expected="ISO 8601 or nanoseconds", was=text,
+            f"{option} {text} is no time", expected="ISO 8601 or nanoseconds, before the year 2262", was=text,
             action="write it as 2024-07-19T00:01:00",
-        ) from None  # fmt: skip
+        )  # fmt: skip
+    return ns
+
+
+def _ns_of(at: datetime) -> int:
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1_000

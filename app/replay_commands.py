@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.options import SPEC, Archive, BatchSize, FeatureSetSpec, Json, Threads, show_checked, thread_count, to_ns
-from app.report import Report, facts, shares
+from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed
 from schemas.feature_sets import DEFAULT
+
+if TYPE_CHECKING:
+    from replay.reader import ArchiveReader
 
 
 def replay(
@@ -40,17 +43,19 @@ def replay(
     wanted = None if symbols is None else [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
     refuse_content(out)
     reader = ArchiveReader(archive)
+    first, end = to_ns(from_, "--from"), to_ns(to, "--to")
     begun = time.monotonic()
     with report.step(f"Replaying {archive}") as advance:
         result = run(
             reader, load(feature_set), batch_size=batch_size, threads=thread_count(threads), symbols=wanted,
-            from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"), with_checkpoints=not no_checkpoints,
-            progress=shares(advance),
+            from_ns=first, to_ns=end, with_checkpoints=not no_checkpoints, progress=shares(advance),
         )  # fmt: skip
     seconds = time.monotonic() - begun
     write(result, reader, out)
     for line in result.ignored:
         report.say(f"  checkpoint not used: {line}")
+    if first is not None:
+        _tell_end(report, reader, first)
     payload = {
         "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
         "events_per_second": round(result.events / max(seconds, 1e-9)), "out": str(out),
@@ -58,6 +63,14 @@ def replay(
     }  # fmt: skip
     shown = payload | {"from_checkpoint": ", ".join(f"{p}: offset {at}" for p, at in result.starts.items()) or None}
     report.result(payload, lambda console: console.print(facts(shown, "Replayed")))
+
+
+def _tell_end(report: Report, reader: ArchiveReader, from_ns: int) -> None:
+    """Say so where the tape ends before a replay begins."""
+    segments = (segment for partition in reader.partitions() for segment in reader.segments(partition))
+    last = max((each.last_tick for each in segments if each.last_tick is not None), default=None)
+    if last is not None and from_ns > last:
+        report.say(f"  no vector: the tape ends at {utc(last)}, before --from {utc(from_ns)}")
 
 
 def parity(

@@ -89,8 +89,8 @@ def replay(
         )
     if from_ns is not None and to_ns is not None and from_ns >= to_ns:
         raise UsageError(
-            "the span of time is empty", expected="a first time before the end", was=f"{from_ns} to {to_ns}",
-            action="exchange the two times",
+            "the span of time is empty", expected="a first time before the end",
+            was=" to ".join(f"{np.datetime64(ns, 'ns')}Z" for ns in (from_ns, to_ns)), action="exchange the two times",
         )  # fmt: skip
     archive.check_symbols(symbols or ())
     ends = last_offsets if last_offsets is not None else dict.fromkeys(archive.partitions())

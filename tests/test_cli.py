@@ -65,9 +65,12 @@ MISTAKES = [
     Mistake(("dataset", "build", "--archive", "{archive}", "--feature-set", "{bad}"), 2, "cadence_ms"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", "BINANCE_USDM:BTCUSD"), 2, "BTCUSDT"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--from", "yesterday"), 2, "ISO 8601"),
+    Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--from", "9999-01-01"), 2, "year 2262"),
     Mistake(("replay", "--archive", "{archive}", "--out", "{out}", "--symbols", ","), 2, "no instrument"),
     Mistake(
-        ("replay", "--archive", "{archive}", "--out", "{out}", "--from", "2030-01-01", "--to", "2020-01-01"), 2, "span"
+        ("replay", "--archive", "{archive}", "--out", "{out}", "--from", "2030-01-01", "--to", "2020-01-01"),
+        2,
+        "2030-01-01T00:00:00.000000000Z to 2020-01-01T00:00:00.000000000Z",
     ),
     Mistake(("replay", "--archive", "{archive}", "--out", "{foreign}"), 2, "Action"),
     Mistake(
@@ -121,6 +124,15 @@ def test_a_mistake_is_one_line_with_an_action(mistake: Mistake, places: dict[str
     assert done.stdout == ""
     if mistake.arguments[0] != "demo":
         assert not (tmp_path / "out").exists()
+
+
+def test_a_replay_from_behind_the_end_says_where_the_tape_ends(places: dict[str, Path], tmp_path: Path) -> None:
+    some = ("replay", "--archive", places["archive"], "--json", "--out")
+    done = onetape(*some, tmp_path / "late", "--from", "2099-01-01")
+    assert (done.returncode, json.loads(done.stdout)["vectors"]) == (0, 0)
+    assert "the tape ends at 20" in done.stderr
+    assert "before --from 2099-01-01T00:00:00.000Z" in done.stderr
+    assert "the tape ends" not in onetape(*some, tmp_path / "early", "--from", "2001-01-01").stderr
 
 
 def test_errors_are_json_where_it_was_asked_for(places: dict[str, Path]) -> None:
