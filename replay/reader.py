@@ -31,7 +31,8 @@ from replay.folder import hidden_segments, read_head, remedy, topics
 from replay.prefetch import ahead
 from replay.rows import letters_of
 from replay.segments import Segment, torn
-from schemas.arrow import ENUM_COLUMNS, HEAD, from_table, kind_columns, kinds_of
+from schemas.arrow import ENUM_COLUMNS, HEAD, check_schema, from_table, kind_columns, kinds_of
+from schemas.bounds import check_numbers
 from schemas.codec import REFUSED_KEY, DeadLetter
 from schemas.columns import Columns, Int64
 from schemas.errors import ArchiveHole, UsageError
@@ -43,6 +44,9 @@ GROUP_BYTES_MAX = 1 << 29
 """Refuse a row group that would expand beyond this: no archive of ours has one."""
 GROUPS_AHEAD = 2
 """Row groups that are decoded before they are asked for."""
+
+_UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, TypeError, ValueError)
+"""What decoding raises of a row group that is not what a writer of ours makes."""
 
 _Part = TypeVar("_Part")
 _Read = Callable[[pq.ParquetFile, int, Int64], _Part]
@@ -202,11 +206,13 @@ def _groups(
     files.check_hash(root, segment)
     try:
         parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True, read_dictionary=symbolic)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise torn(root, segment, "a Parquet file", str(error)) from None
     with parquet:
         if parquet.metadata.num_rows != segment.rows:
             raise torn(root, segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
+        if segment.topic == TAPE:
+            _check_columns(root, segment, parquet)
         end = segment.first_offset
         for i in range(parquet.num_row_groups):
             about = parquet.metadata.row_group(i)
@@ -220,9 +226,16 @@ def _groups(
                 part = read(parquet, i, np.arange(first, end))
             except _OtherOffsets:
                 raise torn(root, segment, f"offsets {first}..{end - 1} in row group {i}", "others") from None
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            except _UNREADABLE as error:
                 raise torn(root, segment, f"a readable row group {i}", str(error)) from None
             yield part
+
+
+def _check_columns(root: Path, segment: Segment, parquet: pq.ParquetFile) -> None:
+    try:
+        check_schema(parquet.schema_arrow)
+    except _UNREADABLE as error:
+        raise torn(root, segment, "the columns of the tape", str(error)) from None
 
 
 def _expanded(about: pq.RowGroupMetaData) -> int:
@@ -266,7 +279,9 @@ class _TapeRead:
         table = parquet.read_row_group(i, columns=kind_columns(kinds if keep is None else kinds[keep]))
         for name in HEAD:
             table = table.append_column(name, head[name])
-        return from_table(table, self.partition, keep)
+        columns = from_table(table, self.partition, keep)
+        check_numbers(columns)
+        return columns
 
     def _keep(self, head: pa.Table, offsets: Int64) -> NDArray[np.bool_] | None:
         keep = (offsets >= self.low) & (offsets <= self.high)

@@ -54,6 +54,34 @@ ENUM_COLUMNS = [
 """Parquet names of the columns that hold one of a few symbols."""
 
 
+def _is_readable(type_: pa.DataType, as_: pa.DataType) -> bool:
+    """Whether values of a type are read as those of ours; texts are with or without a dictionary."""
+    if pa.types.is_struct(as_):
+        places = (
+            {field.name: type_.get_all_field_indices(field.name) for field in as_} if pa.types.is_struct(type_) else {}
+        )
+        return bool(places) and all(
+            len(at) == 1 and _is_readable(type_.field(at[0]).type, as_.field(name).type) for name, at in places.items()
+        )
+    if pa.types.is_list(as_):
+        return pa.types.is_list(type_) and _is_readable(type_.value_type, as_.value_type)
+    plain = as_.value_type if pa.types.is_dictionary(as_) else as_
+    return bool(
+        type_.equals(plain)
+        or (pa.types.is_dictionary(type_) and pa.types.is_string(plain) and type_.value_type.equals(plain))
+    )
+
+
+def check_schema(schema: pa.Schema) -> None:
+    """Refuse a table whose columns are not of TAPE_SCHEMA's types; some kinds may be left out. Errors: ValueError."""
+    for field in TAPE_SCHEMA:
+        found = schema.get_all_field_indices(field.name)
+        if len(found) != 1 and (found or field.name in HEAD):
+            raise ValueError(f"{len(found)} columns {field.name}")
+        if found and not _is_readable(schema.field(found[0]).type, field.type):
+            raise ValueError(f"column {field.name} is {schema.field(found[0]).type}, not {field.type}")
+
+
 def _leaves(name: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
     """Parquet names and types of the columns that a field is stored in."""
     if pa.types.is_struct(type_):
@@ -167,9 +195,13 @@ _ALL = np.empty(0, np.uint8)
 
 
 def _levels(values: pa.ListArray) -> flat.Levels:
+    """The levels of every row. Errors: ValueError for one that is null or lacks a number."""
     offsets = values.offsets.to_numpy()
     levels = values.values.slice(offsets[0], offsets[-1] - offsets[0])
-    return offsets, _numbers(levels.field("price")), _numbers(levels.field("size"))
+    prices, sizes = levels.field("price"), levels.field("size")
+    if levels.null_count or prices.null_count or sizes.null_count:
+        raise ValueError("a level is null")
+    return offsets, _numbers(prices), _numbers(sizes)
 
 
 class _Run:
@@ -188,11 +220,12 @@ class _Run:
             elif field.type is FieldType.TEXT:
                 first = sum(map(len, strings))
                 strings.append(values.take(pa.array(rows)))
+                strings[-1].validate(full=True)
                 self._fixed[fields.index(field)] = np.arange(first, first + len(rows))
             elif field.type is FieldType.ENUM:
                 indices, symbols = _encoded(values)
                 ordinals = np.array([field.symbols.index(symbol) for symbol in symbols], np.int64)
-                self._fixed[fields.index(field)] = ordinals[indices[rows]]
+                self._fixed[fields.index(field)] = ordinals[_within(indices[rows], symbols)]
             else:
                 valid = _bits(values.buffers()[0]) if field.type is FieldType.OPTIONAL else _ALL
                 out = self._fixed[fields.index(field)]
@@ -210,13 +243,22 @@ class _Run:
         flat.lay(self._rows, self._places, starts, self._fixed, len(self._lists), *bids, *asks, body)
 
 
-def _check_nulls(kind: Kind, rows: int, column: pa.StructArray) -> None:
-    """Refuse a null in what always has a value; `rows` of the column are of its kind. Errors: ValueError."""
+def _check_nulls(kind: Kind, wanted: NDArray[np.bool_], column: pa.StructArray) -> None:
+    """Refuse a null in what always has a value, in a row that is `wanted`: of the kind. Errors: ValueError."""
     name = kind.name.lower()
+    mask = np.packbits(wanted, bitorder="little")
     fields = [field.name for field in FIELDS[kind] if field.type is not FieldType.OPTIONAL]
     for part, values in [(name, column), *((f"{name}.{field}", column.field(field)) for field in fields)]:
-        if values.null_count > len(values) - rows:
+        if values.null_count and (mask & ~_valid_bits(values)).any():
             raise ValueError(f"{part} is null in a row of its kind")
+
+
+def _valid_bits(array: pa.Array) -> NDArray[np.uint8]:
+    """A bit for each value of an array with nulls, from the lowest bit of the first byte on."""
+    bits, first, end = _bits(array.buffers()[0]), array.offset, array.offset + len(array)
+    if first % 8:
+        return np.packbits(np.unpackbits(bits, bitorder="little", count=end)[first:], bitorder="little")
+    return bits[first // 8 : (end + 7) // 8]
 
 
 def _longs(field: Field, values: pa.Array) -> Int64:
@@ -226,10 +268,24 @@ def _longs(field: Field, values: pa.Array) -> Int64:
     return _numbers(values)
 
 
+def _check_head(name: str, column: pa.ChunkedArray) -> None:
+    if column.null_count:
+        raise ValueError(f"{name} is null in a row")
+
+
+def _within(indices: NDArray[Any], texts: Sequence[str]) -> NDArray[Any]:
+    """The indices, each of a text there is. Errors: ValueError."""
+    if len(indices) and not 0 <= indices.min() <= indices.max() < len(texts):
+        raise ValueError(f"an index of a text that is none of {len(texts)}")
+    return indices
+
+
 def kinds_of(table: pa.Table) -> NDArray[np.uint8]:
-    """[n] kind of each row; only the column `kind` is needed. Errors: KeyError for a kind that is none."""
+    """[n] kind of each row; only the column `kind` is needed. Errors: KeyError or ValueError for one that is none."""
+    _check_head("kind", table["kind"])
     indices, texts = _encoded(_flat(table["kind"]))
-    return np.array([Kind[text] for text in texts], np.uint8)[indices] if len(indices) else np.empty(0, np.uint8)
+    kinds: NDArray[np.uint8] = np.array([Kind[text] for text in texts], np.uint8)[_within(indices, texts)]
+    return kinds
 
 
 def kind_columns(kinds: NDArray[np.uint8]) -> list[str]:
@@ -253,17 +309,20 @@ def from_table(table: pa.Table, partition: int, keep: NDArray[np.bool_] | None =
     where a field that always has a value has none.
     """
     flat.load()
+    for name in HEAD:
+        _check_head(name, table[name])
     kept = np.arange(table.num_rows) if keep is None else np.flatnonzero(keep)
     chosen = slice(None) if keep is None else kept
     kinds = kinds_of(table)
     kind = kinds[chosen]
     key, keys = _encoded(_flat(table["key"]))
+    _within(key, keys)
     runs: list[_Run] = []
     strings: list[pa.Array] = []
     lengths = np.empty(len(kept), np.int64)
     for each, places in _by_kind(kind):
         column = _flat(table[each.name.lower()])
-        _check_nulls(each, len(places) if keep is None else int(np.count_nonzero(kinds == each)), column)
+        _check_nulls(each, kinds == each, column)
         runs.append(_Run(each, kept[places], places, column, strings))
         runs[-1].measure(lengths)
     starts = starts_of(lengths)

@@ -1,7 +1,7 @@
 """Compiled passes that lay fields out of Arrow's arrays into the flat body of `Columns`, one kind at a time.
 
 Input: arrays over the rows of a table; `rows`, the m rows of one kind; `places`, the place of each among the rows kept.
-Output: `fixed[:, m]`, the numbers that every record of the kind has; `body`.
+Output: `fixed[:, m]`, the numbers that every record of the kind has; `body`. Of a body laid: its first bad row.
 Errors: none; callers give arrays that are as long as the table says.
 """
 
@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
+
+from schemas import events, limits, units
+from schemas.events import FIELDS, Kind
+from schemas.units import BASE_TICK_NS
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -31,11 +35,62 @@ _SIGNATURES = {
     "gather": types.void(_INTS, _INTS, _BITS, types.int64, types.int64, types.int64[::1]),
     "add_lengths": types.void(_INTS, _INTS, _OFFSETS, types.int64[::1]),
     "lay": types.void(_INTS, _INTS, _INTS, types.int64[:, ::1], types.int64, *_LEVELS, *_LEVELS, types.int64[::1]),
+    "outside": types.int64(_BITS, _INTS, _INTS, _INTS, _INTS, types.int64[:, ::1], types.int64[:, :, ::1]),
 }
+
+_REFUSED, _DELTA, _TRADE = int(Kind.REFUSED), int(Kind.DELTA), int(Kind.TRADE)
+_BAR, _TICK = int(Kind.BAR), int(Kind.TICK)
+_OPEN, _HIGH, _LOW, _CLOSE = (
+    [field.name for field in FIELDS[Kind.BAR]].index(name) for name in ("open", "high", "low", "close")
+)
+
+
+# Compiled functions that others call stand here: in the closure of a caller they would never be found in the cache.
+@njit(nogil=True)
+def lay_levels(row: int, offsets: Int32, prices: Int64, sizes: Int64, at: int, body: Int64) -> int:
+    """Count and pairs of one row's levels; returns the place behind them."""
+    first, last = offsets[row] - offsets[0], offsets[row + 1] - offsets[0]
+    body[at] = last - first
+    at += 1
+    for level in range(first, last):
+        body[at] = prices[level]
+        body[at + 1] = sizes[level]
+        at += 2
+    return at
+
+
+@njit(nogil=True)
+def level_end(body: Int64, at: int, end: int, least: int) -> int:
+    """The place behind the levels that are counted at `at`, -1 where they are not what a book takes."""
+    if at >= end or body[at] < 0 or body[at] > (end - at - 1) // 2:
+        return -1
+    behind = at + 1 + 2 * body[at]
+    pairs = body[at + 1 : behind]
+    # Below zero where any of the differences is.
+    sign = 0
+    for level in range(len(pairs) // 2):
+        price, size = pairs[2 * level], pairs[2 * level + 1]
+        sign |= (price - 1) | (limits.PRICE_TICKS_MAX - price) | (size - least) | (limits.SIZE_LOTS_MAX - size)
+    return behind if sign >= 0 else -1
+
+
+@njit(nogil=True)
+def agrees(kind: int, body: Int64, at: int) -> bool:
+    """Whether the fixed numbers, each within its bounds, go together."""
+    if kind == _DELTA:
+        return bool(body[at] <= body[at + 1])
+    if kind == _TRADE:
+        # Rounded first: the exact product may not fit.
+        rounded = float(body[at]) * float(body[at + 1])
+        return bool(rounded < 2.0**62 and body[at] * body[at + 1] <= limits.TRADE_VALUE_MAX)
+    if kind == _BAR:
+        first, last = body[at + _OPEN], body[at + _CLOSE]
+        return bool(body[at + _LOW] <= min(first, last) and body[at + _HIGH] >= max(first, last))
+    return bool(kind != _TICK or body[at] % BASE_TICK_NS == 0)
 
 
 def _compiled(source: int) -> dict[str, Any]:
-    # As a closure's value the hash of this file makes numba's cache see its content, not only its date.
+    # As a closure's value the hash makes numba's cache see the content of the files, not only the date of this one.
     @njit(nogil=True, cache=True)
     def gather(rows: Int64, values: Int64, valid: Bits, first: int, null: int, out: Int64) -> None:
         """One field of `rows`; bit `first` of `valid` tells of values[0], and so on (empty: all valid)."""
@@ -56,18 +111,6 @@ def _compiled(source: int) -> dict[str, Any]:
         for i in range(len(rows)):
             lengths[places[i]] += 1 + 2 * (offsets[rows[i] + 1] - offsets[rows[i]])
 
-    @njit(nogil=True)
-    def lay_levels(row: int, offsets: Int32, prices: Int64, sizes: Int64, at: int, body: Int64) -> int:
-        """Count and pairs of one row's levels; returns the place behind them."""
-        first, last = offsets[row] - offsets[0], offsets[row + 1] - offsets[0]
-        body[at] = last - first
-        at += 1
-        for level in range(first, last):
-            body[at] = prices[level]
-            body[at + 1] = sizes[level]
-            at += 2
-        return at
-
     @njit(nogil=True, cache=True)
     def lay(
         rows: Int64, places: Int64, starts: Int64, fixed: NDArray[np.int64], lists: int,
@@ -85,11 +128,49 @@ def _compiled(source: int) -> dict[str, Any]:
                 at = lay_levels(rows[i], bid_offsets, bid_prices, bid_sizes, at, body)
                 lay_levels(rows[i], ask_offsets, ask_prices, ask_sizes, at, body)
 
-    return {"gather": gather, "add_lengths": add_lengths, "lay": lay}
+    return {"gather": gather, "add_lengths": add_lengths, "lay": lay, "outside": _compiled_check(source)}
+
+
+def _compiled_check(source: int) -> Any:
+    @njit(nogil=True, cache=True)
+    def outside(
+        kind: Bits, ts_event: Int64, ts_recv: Int64, start: Int64, body: Int64, shapes: Int64, rules: Int64
+    ) -> int:
+        """The first row that is not within `rules` or not as long as `shapes` says, -1 without one."""
+        _ = source
+        for i in range(len(kind)):
+            k = kind[i]
+            if k == _REFUSED:
+                continue
+            at, end = start[i], start[i + 1]
+            if k >= len(shapes) or at < 0 or end > len(body) or end - at < shapes[k, 0]:
+                return i
+            good = (ts_recv[i] >= limits.TS_MIN_NS) & (ts_recv[i] < limits.TS_MAX_NS)
+            good &= (ts_event[i] == 0) | ((ts_event[i] >= limits.TS_MIN_NS) & (ts_event[i] < limits.TS_MAX_NS))
+            fixed, bounds = body[at : at + shapes[k, 0]], rules[k]
+            for field in range(len(fixed)):
+                value = fixed[field]
+                if (value < bounds[field, 0] or value > bounds[field, 1]) and value != bounds[field, 2]:
+                    good = False
+            if not (good and agrees(k, body, at)):
+                return i
+            at += shapes[k, 0]
+            if shapes[k, 1]:
+                asks = level_end(body, at, end, shapes[k, 2])
+                behind = level_end(body, asks, end, shapes[k, 2]) if asks >= 0 else -1
+                # Both counts are among what lies between.
+                if behind < 0 or behind - at - 2 > 2 * limits.RECORD_LEVELS_MAX:
+                    return i
+                at = behind
+            if at != end:
+                return i
+        return -1
+
+    return outside
 
 
 def load() -> None:
-    """Compile the passes, or read them from the cache: half a second the first time, then a moment, then nothing."""
+    """Compile the passes, or read them from the cache: two seconds the first time, then a moment, then nothing."""
     with _LOADING:
         for name, function in _PASSES.items():
             if not function.signatures:
@@ -97,7 +178,16 @@ def load() -> None:
                 function.disable_compile()
 
 
+def _sources_hash() -> int:
+    """Hash of this file and of those its constants are from."""
+    digest = blake2b(digest_size=7)
+    for path in (__file__, limits.__file__, events.__file__, units.__file__):
+        digest.update(Path(path).read_bytes())
+    return int.from_bytes(digest.digest(), "big")
+
+
 NO_LEVELS: Levels = (np.zeros(1, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
 _LOADING = Lock()
-_PASSES = _compiled(int.from_bytes(blake2b(Path(__file__).read_bytes(), digest_size=7).digest(), "big"))
+_PASSES = _compiled(_sources_hash())
 gather, add_lengths, lay = _PASSES["gather"], _PASSES["add_lengths"], _PASSES["lay"]
+outside = _PASSES["outside"]

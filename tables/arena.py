@@ -150,11 +150,13 @@ class Arena:
         if count > WORDS_MAX + self._memory:
             raise _refused(key, f"at most {WORDS_MAX + self._memory} numbers", str(count))
         try:
+            # Asked first: what a frame claims is reserved before it is read.
+            size = zstandard.frame_content_size(content[name_bytes:])
+            if size != 8 * count:
+                raise _refused(key, f"{8 * count} bytes inside", str(size))
             planes = zstandard.ZstdDecompressor().decompress(content[name_bytes:], max_output_size=8 * count)
         except zstandard.ZstdError as error:
             raise _refused(key, "a zstd frame", str(error)) from None
-        if len(planes) != 8 * count:
-            raise _refused(key, f"{8 * count} bytes inside", str(len(planes)))
         words: Int64 = np.frombuffer(planes, np.uint8).reshape(8, -1).T.copy().view(np.int64).ravel()
         return words
 

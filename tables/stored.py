@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.columns import Int64
-from schemas.limits import LEVELS_MAX, PRICE_TICKS_MAX
+from schemas.limits import LEVELS_MAX, PRICE_TICKS_MAX, SCALE_MAX, SIZE_LOTS_MAX, TS_MAX_NS, TS_MIN_NS
 from schemas.units import BASE_TICK_NS
 from tables import layout as at
 from tables.logarithm import log_ratios
@@ -62,6 +62,7 @@ def unpack(words: Int64, row: Int64) -> None:
     row[: at.HEADER_SIZE] = take(at.HEADER_SIZE)
     if row[at.SLOT] != int(row[at.TICK]) // BASE_TICK_NS % _BUCKETS:
         raise ValueError("a Tick outside its place")
+    _check_header(row)
     slots = _slots(row)
     added = _unsigned(take(_BUCKETS * at.SUM_COUNT)).reshape(at.SUM_COUNT, _BUCKETS).T.copy()
     mid = np.cumsum(_unsigned(take(_BUCKETS)))
@@ -81,12 +82,32 @@ def unpack(words: Int64, row: Int64) -> None:
         steps, sizes = _unsigned(take(n)), take(n)
         ranks = np.cumsum(steps)
         sign = 1 if side == at.BID else -1
-        if (steps[1:] <= 0).any() or (sign * ranks <= 0).any() or (sizes <= 0).any():
+        prices = sign * ranks
+        if (steps[1:] <= 0).any() or (prices <= 0).any() or (sizes <= 0).any():
             raise ValueError("levels that are no side of a book")
+        if (prices > PRICE_TICKS_MAX).any() or (sizes > SIZE_LOTS_MAX).any():
+            raise ValueError("levels beyond what the gate lets in")
         set_levels(row, side, ranks, sizes)
     row[at.ROW_SIZE :] = take(len(row) - at.ROW_SIZE)
     if place != len(words):
         raise ValueError("a payload longer than its row")
+
+
+def _check_header(row: Int64) -> None:
+    """Refuse numbers that compiled code trusts and no record can have set. Errors: ValueError."""
+    scales, steps = (
+        row[[at.PRICE_SCALE, at.SIZE_SCALE, at.INDEX_SCALE]],
+        row[[at.TICK_SIZE, at.LOT_SIZE, at.CONTRACT_VALUE]],
+    )
+    if scales.min() < 0 or scales.max() > SCALE_MAX:
+        raise ValueError("a scale out of range")
+    if row[at.HAS_INSTRUMENT] and (steps.min() <= 0 or steps.max() > PRICE_TICKS_MAX):
+        raise ValueError("a step out of range")
+    if not (at.SPOT <= row[at.CONTRACT] <= at.INVERSE and at.GAP <= row[at.BOOK_STATE] <= at.SYNCED):
+        raise ValueError("a contract or a state of the book that is none")
+    tick = int(row[at.TICK])
+    if tick and not (TS_MIN_NS <= tick < TS_MAX_NS and tick % BASE_TICK_NS == 0):
+        raise ValueError("a Tick that is none")
 
 
 def _slots(row: Int64) -> Int64:

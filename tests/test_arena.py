@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
+import zstandard
 from frames import instrument
 from streams import stream
 
@@ -20,6 +23,7 @@ from tables import layout as at
 from tables.arena import Arena
 from tables.far import set_far_levels
 from tables.side import set_levels
+from tables.stored import pack, unpack
 
 KEY = "USDM:A"
 
@@ -107,6 +111,50 @@ def test_a_row_that_contradicts_itself_is_refused(engine: Engine, place: int, wa
         set_far_levels(arena.row(KEY), at.BID, np.array([-5]), np.array([1]))
     with pytest.raises(StateRefused, match=was):
         Arena().restore(KEY, arena.dump(KEY))
+
+
+WILD = {
+    at.PRICE_SCALE: [-1, 19, 10**9], at.SIZE_SCALE: [-1, 10**9], at.INDEX_SCALE: [-(1 << 63), 1 << 62],
+    at.TICK_SIZE: [-1, 0, (1 << 40) + 1], at.LOT_SIZE: [0], at.CONTRACT_VALUE: [0], at.CONTRACT: [-1, 3],
+    at.BOOK_STATE: [-1, 3],
+    at.TICK: [-100_000_000, 1, 100_000_000, 1_721_347_200_000_000_001, 4_102_444_800_000_000_000, 1 << 62],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "value"), [(place, value) for place, values in WILD.items() for value in values])
+def test_numbers_that_no_record_can_have_set_are_refused(engine: Engine, place: int, value: int) -> None:
+    arena = Arena()
+    arena.restore(KEY, engine.arena.dump(KEY))
+    row = arena.row(KEY)
+    assert row[at.HAS_INSTRUMENT]
+    row[place] = value
+    row[at.SLOT] = int(row[at.TICK]) // 100_000_000 % at.RING_SLOTS
+    with pytest.raises(StateRefused, match=r"agrees with itself, was a .*Action"):
+        Arena().restore(KEY, arena.dump(KEY))
+
+
+@pytest.mark.parametrize(("rank", "size"), [((1 << 40) + 1, 1), (1 << 61, 1), (5, (1 << 40) + 1), (5, -1), (0, 1)])
+@pytest.mark.parametrize("side", [at.BID, at.ASK])
+def test_levels_that_no_record_can_have_set_are_refused(side: int, rank: int, size: int) -> None:
+    words = pack(np.zeros(at.ROW_SIZE, np.int64))
+    unpack(words, np.zeros(at.ROW_SIZE, np.int64))
+    words[at.BID_COUNT + side] = 1
+    signed = rank if side == at.BID else -rank
+    # In the stored form the lowest bit is the sign.
+    words = np.concatenate([words, [(signed << 1) ^ (signed >> 63), size]])
+    with pytest.raises(ValueError, match="levels"):
+        unpack(words, np.zeros(at.ROW_SIZE, np.int64))
+
+
+def test_a_frame_that_claims_more_than_its_state_is_refused_unread() -> None:
+    """Whatever a frame claims would be reserved first."""
+    claimed = b"\x28\xb5\x2f\xfd\xe0" + (1 << 45).to_bytes(8, "little") + b"\x01\x00\x00"
+    unknown = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(800))
+    for frame in (claimed, unknown, b"", b"\x28\xb5\x2f\xfd"):
+        content = KEY.encode() + frame
+        head = (b"OTSR", at.LAYOUT_VERSION, len(KEY), at.LAYOUT_HASH, 0, 100, zlib.crc32(content))
+        with pytest.raises(StateRefused, match="Action"):
+            Arena().restore(KEY, struct.pack("<4sHHQQII", *head) + content)
 
 
 def test_a_refused_state_leaves_no_trace(engine: Engine) -> None:

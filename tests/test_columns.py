@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import events
 
+from schemas import flat
 from schemas.arrow import ENUM_COLUMNS, HEAD, TAPE_PARQUET, TAPE_SCHEMA, from_table, kind_columns, to_table
 from schemas.columns import Columns, from_events, to_events
 from schemas.events import FIELDS, Event, FieldType, Kind
@@ -136,6 +137,12 @@ def test_every_kind_ends_with_its_levels() -> None:
         kinds = [field.type is FieldType.LEVELS for field in fields]
         assert kinds == sorted(kinds)
         assert sum(kinds) in (0, 2)
+
+
+def test_compiled_passes_are_found_in_the_cache() -> None:
+    """A compiled function in a closure is another one in each process: what holds it would be compiled every time."""
+    for function in flat._PASSES.values():
+        assert [type(cell.cell_contents) for cell in function.py_func.__closure__] == [int]
 
 
 def test_a_field_that_must_have_a_value_is_not_read_without() -> None:
