@@ -115,7 +115,7 @@ def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_peers")
 @pytest.mark.parametrize("name", ["hftbacktest", "nautilus", "naive"])
 def test_a_missing_peer_names_the_extra(name: str) -> None:
-    with pytest.raises(DependencyDown, match=r"pip install 'onetape\[bench\]'"):
+    with pytest.raises(DependencyDown, match=r"pip install -e '.\[bench\]'"):
         engine.bench_engine(Report(True), DEFAULT, only=name, sizes=TINY)
 
 
