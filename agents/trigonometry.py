@@ -36,12 +36,18 @@ def _cosine(x: float) -> float:
 
 
 @inner
-def sine_of_turn(part: int, whole: int) -> float:
-    """sin(2 pi * part / whole) for 0 <= part < whole < 2**60."""
+def _reduced(part: int, whole: int) -> tuple[int, float]:
+    """The octant of a fraction of a turn, and its angle from the octant's nearer axis, at most pi/4."""
     octant = 8 * part // whole
     rest = 8 * part - octant * whole
-    # Odd octants are read from their end, so that the angle stays within pi/4.
-    angle = float(whole - rest if octant % 2 else rest) / float(whole) * _QUARTER_PI
+    # Odd octants are read from their end.
+    return octant, float(whole - rest if octant % 2 else rest) / float(whole) * _QUARTER_PI
+
+
+@inner
+def sine_of_turn(part: int, whole: int) -> float:
+    """sin(2 pi * part / whole) for 0 <= part < whole < 2**60."""
+    octant, angle = _reduced(part, whole)
     value = _cosine(angle) if octant in (1, 2, 5, 6) else _sine(angle)
     return value if octant < 4 else -value
 
@@ -49,8 +55,6 @@ def sine_of_turn(part: int, whole: int) -> float:
 @inner
 def cosine_of_turn(part: int, whole: int) -> float:
     """cos(2 pi * part / whole) for 0 <= part < whole < 2**60."""
-    octant = 8 * part // whole
-    rest = 8 * part - octant * whole
-    angle = float(whole - rest if octant % 2 else rest) / float(whole) * _QUARTER_PI
+    octant, angle = _reduced(part, whole)
     value = _sine(angle) if octant in (1, 2, 5, 6) else _cosine(angle)
     return -value if octant in (2, 3, 4, 5) else value
