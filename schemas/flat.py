@@ -7,6 +7,7 @@ Errors: none; callers give arrays that are as long as the table says.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
@@ -46,6 +47,14 @@ _OPEN, _HIGH, _LOW, _CLOSE = (
 
 
 # Compiled functions that others call stand here: in the closure of a caller they would never be found in the cache.
+def _kept(function: Callable[..., Any]) -> Any:
+    """Compiled, and kept on disk where there is a folder to write to."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
 @njit(nogil=True)
 def lay_levels(row: int, offsets: Int32, prices: Int64, sizes: Int64, at: int, body: Int64) -> int:
     """Count and pairs of one row's levels; returns the place behind them."""
@@ -91,7 +100,7 @@ def agrees(kind: int, body: Int64, at: int) -> bool:
 
 def _compiled(source: int) -> dict[str, Any]:
     # As a closure's value the hash makes numba's cache see the content of the files, not only the date of this one.
-    @njit(nogil=True, cache=True)
+    @_kept
     def gather(rows: Int64, values: Int64, valid: Bits, first: int, null: int, out: Int64) -> None:
         """One field of `rows`; bit `first` of `valid` tells of values[0], and so on (empty: all valid)."""
         _ = source
@@ -104,14 +113,14 @@ def _compiled(source: int) -> dict[str, Any]:
                 known = (valid[bit >> 3] >> (bit & 7)) & 1
                 out[i] = values[rows[i]] if known else null
 
-    @njit(nogil=True, cache=True)
+    @_kept
     def add_lengths(rows: Int64, places: Int64, offsets: Int32, lengths: Int64) -> None:
         """Count the numbers that the levels of each row take in a body: their count, prices and sizes."""
         _ = source
         for i in range(len(rows)):
             lengths[places[i]] += 1 + 2 * (offsets[rows[i] + 1] - offsets[rows[i]])
 
-    @njit(nogil=True, cache=True)
+    @_kept
     def lay(
         rows: Int64, places: Int64, starts: Int64, fixed: NDArray[np.int64], lists: int,
         bid_offsets: Int32, bid_prices: Int64, bid_sizes: Int64,
@@ -132,7 +141,7 @@ def _compiled(source: int) -> dict[str, Any]:
 
 
 def _compiled_check(source: int) -> Any:
-    @njit(nogil=True, cache=True)
+    @_kept
     def outside(
         kind: Bits, ts_event: Int64, ts_recv: Int64, start: Int64, body: Int64, shapes: Int64, rules: Int64
     ) -> int:
