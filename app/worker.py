@@ -29,7 +29,10 @@ from faust.exceptions import ConsistencyError, ProducerSendError
 from agents.plan import Plan
 from app.config import Settings
 from app.redis_latest import check_redis
-from app.roles import CLOSE_S, Fail, PartitionsLost, Pulse, Role, archive_role, features_role, latest_role
+from app.roles.archive import archive_role
+from app.roles.features import features_role
+from app.roles.latest import latest_role
+from app.roles.role import CLOSE_S, Fail, PartitionsLost, Pulse, Role
 from app.topics import ROLES, ensure_topics, tape_origin
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError

@@ -1,0 +1,127 @@
+"""A worker's role: a Faust app with a consumer group of its own, its lanes, and what stops it.
+
+Input: settings.
+Output: `Role`s ready to be started.
+State: one folder per group below `data_dir`.
+Errors: PartitionsLost after a standstill.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import faust
+from faust.types import TP
+
+from agents.bind import bind
+from agents.lanes import Lanes
+from app.config import Settings
+from app.transport import FETCH_RECORDS, Consumer, Transport
+from schemas.errors import CheckFailed
+from tables import store
+
+CLOSE_S: Final = 4.0
+NEVER_S: Final = 1e9
+FETCH_BYTES: Final = 4 << 20
+
+Fail = Callable[[BaseException], None]
+Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
+
+
+class PartitionsLost(CheckFailed):
+    """The process stood still for longer than the broker waits: its partitions may have another owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A Faust app and the lanes its agent feeds."""
+
+    app: faust.App
+    lanes: Lanes
+
+    async def close(self) -> bool:
+        """Save and acknowledge what was read; nothing more is read then. False if a lane was cut off."""
+        return await self.lanes.close(self.app.consumer_generation_id, CLOSE_S)
+
+    async def commit(self) -> bool:
+        """Commit what is acknowledged. False if the broker does not have it."""
+        consumer = self.app.consumer
+        assert isinstance(consumer, Consumer)
+        if consumer.assignment():
+            for _ in range(2):  # the first may only wait for one that began earlier
+                await consumer.commit()
+        return not consumer.uncommitted()
+
+
+class Pulse:
+    """Knows when the event loop last ran. `fence` raises after a standstill of a session timeout."""
+
+    def __init__(self, session_timeout_s: float) -> None:
+        self._session_timeout_s = session_timeout_s
+        self._last = time.monotonic()
+
+    def start(self) -> None:
+        """From now on the loop is expected to run."""
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """The loop runs. Errors: PartitionsLost."""
+        self.fence()
+        self._last = time.monotonic()
+
+    def fence(self) -> None:
+        """Errors: PartitionsLost."""
+        stood = time.monotonic() - self._last
+        if stood > self._session_timeout_s:
+            raise PartitionsLost(
+                "the worker stood still and may have lost its partitions",
+                expected=f"less than the session timeout of {self._session_timeout_s:g} s", was=f"{stood:.1f} s",
+                action="start it again: it continues from what is committed",
+            )  # fmt: skip
+
+
+async def nothing_to_settle(offsets: Mapping[TP, int]) -> None:
+    """Agents that write no changelog have saved everything when they acknowledge."""
+
+
+def make_app(settings: Settings, role: str, group: str) -> faust.App:
+    """A group's states lie in a folder of their own: those of other feature sets are others."""
+    folder = settings.data_dir / role / group
+    folder.mkdir(parents=True, exist_ok=True)
+    return faust.App(
+        group,
+        broker=[f"kafka://{broker.strip()}" for broker in settings.brokers.split(",")],
+        datadir=folder,
+        store=store.URL,
+        autodiscover=False,
+        web_enabled=False,
+        topic_allow_declare=False,  # app.topics makes them
+        topic_disable_leader=True,
+        topic_partitions=settings.partitions,
+        table_standby_replicas=0,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES,
+        broker_max_poll_records=FETCH_RECORDS,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 4,
+        broker_commit_interval=settings.epoch_s,
+        stream_wait_empty=False,  # closing the lanes waits for what has to be waited for
+        stream_processing_timeout=NEVER_S,  # its alarms mistake a silent market for a fault
+        broker_commit_livelock_soft_timeout=NEVER_S,
+    )
+
+
+def make_role(
+    app: faust.App, settings: Settings, name: str, topics: Sequence[str], lanes: Lanes, before_commit: Commit
+) -> Role:
+    """Put the batch transport in and register the agent."""
+    role = Role(app, lanes)
+    app.transport = Transport(
+        app.conf.broker_consumer, app, sources=frozenset(topics), batch_size=settings.batch_size,
+        before_commit=before_commit, before_revoke=role.close,
+    )  # fmt: skip
+    bind(app, name, topics, lanes)
+    return role
