@@ -23,23 +23,27 @@ _HEADER = struct.Struct(">bI")
 
 
 class Wire:
-    """Records of one subject. Writers' schemas are asked from the registry once each."""
+    """Records of one subject; `header` is what each of ours begins with.
+
+    Writers' schemas are asked from the registry once each.
+    """
 
     def __init__(self, registry: SchemaRegistry, subject: str, schema: dict[str, Any]) -> None:
         self._registry = registry
         self._schema = fastavro.parse_schema(schema)
         self._id = registry.register(subject, schema)
-        self._header = _HEADER.pack(0, self._id)
+        self.header = _HEADER.pack(0, self._id)
         self._writers: dict[int, AvroSchema] = {self._id: self._schema}
 
     def encode(self, record: dict[str, Any]) -> bytes:
         """Header and body of one record."""
         out = BytesIO()
-        out.write(self._header)
+        out.write(self.header)
         fastavro.schemaless_writer(out, self._schema, record)
         return out.getvalue()
 
-    def _writer(self, schema_id: int) -> AvroSchema:
+    def writer(self, schema_id: int) -> AvroSchema:
+        """The parsed schema of a number. Errors: RecordRefused for an unknown one."""
         if schema_id not in self._writers:
             try:
                 self._writers[schema_id] = fastavro.parse_schema(self._registry.get(schema_id))
@@ -55,7 +59,7 @@ class Wire:
         if len(value) < _HEADER.size or value[0] != 0:
             raise RecordRefused("not-wire-format")
         schema_id = _HEADER.unpack_from(value)[1]
-        writer = self._writer(schema_id)
+        writer = self.writer(schema_id)
         stream = BytesIO(value)
         stream.seek(_HEADER.size)
         reader = None if schema_id == self._id else self._schema
