@@ -1,6 +1,6 @@
 """The metrics of the live path, in base units; nothing is labelled by instrument.
 
-Output: `REGISTRY`, in Prometheus's text format by whoever serves it.
+Output: `REGISTRY`, in Prometheus's text format at `/metrics` (app/web.py); docs/metrics.md lists all of it.
 Units: as each name says.
 """
 
@@ -8,10 +8,49 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+
+from app.histogram import LONG_SECONDS, RECORDS, SECONDS, Histogram
 
 REGISTRY: Final = CollectorRegistry()
+PROCESS: Final = ProcessCollector(registry=REGISTRY)
+
+event_to_vector: Final = Histogram(
+    "event_to_vector_seconds",
+    "From an event's ts_recv to the acknowledgement of the first vectors it is in, the wait for their Tick included.",
+    SECONDS, ["feature_set"], REGISTRY,
+)  # fmt: skip
+tick_to_vector: Final = Histogram(
+    "tick_to_vector_seconds",
+    "From a vector's T to the broker's acknowledgement of it.",
+    SECONDS, ["feature_set"], REGISTRY,
+)  # fmt: skip
+event_to_readable: Final = Histogram(
+    "event_to_readable_seconds",
+    "From an event's ts_recv until a vector it is in can be read in Redis, where one worker does both.",
+    SECONDS, ["feature_set"], REGISTRY,
+)  # fmt: skip
+tick_to_readable: Final = Histogram(
+    "tick_to_readable_seconds",
+    "From a vector's T until it can be read in Redis.",
+    SECONDS, ["feature_set"], REGISTRY,
+)  # fmt: skip
+
+batch_records: Final = Histogram("batch_records", "Records of a batch handed to an agent.", RECORDS, ["role"], REGISTRY)
+epoch_seconds: Final = Histogram(
+    "epoch_seconds",
+    "From the first batch of an epoch until all of it is saved and acknowledged.",
+    LONG_SECONDS, ["role"], REGISTRY,
+)  # fmt: skip
 
 vectors_total: Final = Counter(
     "vectors_total", "Vectors the broker has acknowledged.", ["feature_set"], registry=REGISTRY
 )
+vectors_flagged_total: Final = Counter(
+    "vectors_flagged_total", "Vectors with a quality flag.", ["feature_set", "flag"], registry=REGISTRY
+)
+dead_letters_total: Final = Counter(
+    "dead_letters_total", "Records refused and buried as dead letters.", ["reason"], registry=REGISTRY
+)
+saved_symbols_total: Final = Counter("saved_symbols_total", "States saved, one per symbol and save.", registry=REGISTRY)
+saved_bytes_total: Final = Counter("saved_bytes_total", "Bytes of the states saved.", registry=REGISTRY)

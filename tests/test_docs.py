@@ -14,6 +14,7 @@ from agents.own.module import BUILTINS
 from agents.view import VIEW
 from app.cli import cli
 from app.config import Settings, variable
+from app.metrics import REGISTRY
 from schemas.vectors import Quality
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -61,3 +62,14 @@ def test_all_that_a_feature_of_ones_own_may_call_is_documented() -> None:
         FAMILIES
     )
     assert set(BUILTINS) | set(MATH) <= set(re.findall(r"`(\w+)`", page))
+
+
+def test_every_metric_is_documented_with_its_labels() -> None:
+    told = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.+) \|$", text("metrics.md"), re.MULTILINE)
+    known = []
+    for collector in REGISTRY._collector_to_names:
+        for family in collector.describe() if hasattr(collector, "describe") else ():
+            labels = getattr(family, "_labelnames", None) or getattr(collector, "_labelnames", ())
+            name = family.name + "_total" * (family.type == "counter")
+            known.append((name, family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
+    assert sorted(told) == sorted(known), "\n".join(f"| `{name}` | {' | '.join(rest)} |" for name, *rest in known)

@@ -1,0 +1,117 @@
+"""Histograms that take a whole array at once; prometheus_client's own take one value a call.
+
+Input: arrays of samples.
+Output: Prometheus histograms, cumulative counts per bucket.
+State: one count per bucket and label value.
+Units: those of the edges; of ages nanoseconds in, seconds out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from schemas.columns import Int64
+from schemas.units import NS_PER_S
+
+SECONDS: Final = (
+    0.001, 0.002, 0.003, 0.005, 0.007, 0.010, 0.015, 0.020, 0.030, 0.050, 0.070, 0.100,
+    0.150, 0.200, 0.300, 0.500, 0.700, 1.0, 2.0, 3.0, 5.0, 10.0,
+)  # fmt: skip
+"""Edges of what should take milliseconds; 70 ms is the bound vectors are held to."""
+
+LONG_SECONDS: Final = (*SECONDS, 30.0, 60.0, 300.0, 3600.0)
+RECORDS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0, 100_000.0)
+
+
+class Counts:
+    """Samples of one label value. A sample on an edge belongs to the bucket below it, as Prometheus counts."""
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self._edges = np.array(edges, np.float64)
+        self._edges_ns = np.rint(self._edges * NS_PER_S).astype(np.int64)
+        self._lock = threading.Lock()
+        self._counts = np.zeros(len(edges) + 1, np.int64)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """One sample."""
+        self.observe_many(np.array([value]))
+
+    def observe_many(self, values: NDArray[Any]) -> None:
+        """[n] samples. One below zero, as a clock that is behind makes them, counts as zero; NaN must not be there."""
+        values = np.maximum(values, 0.0)
+        places = np.searchsorted(self._edges, values, side="left")
+        self._add(np.bincount(places, minlength=len(self._counts)), float(values.sum()))
+
+    def observe_ages(self, now_ns: int, times_ns: Int64) -> None:
+        """[n] samples `now - time` in seconds, from times that are nearly always in order: some 2 ns for each.
+
+        In order, the buckets of all samples follow from the place of each edge among the times.
+        """
+        if not len(times_ns):
+            return
+        times = np.minimum(times_ns, now_ns)
+        if (times[1:] < times[:-1]).any():
+            times = np.sort(times)
+        younger = len(times) - np.searchsorted(times, now_ns - self._edges_ns, side="left")
+        counts = np.diff(younger, prepend=0, append=len(times))
+        first = int(times[0])
+        total_ns = len(times) * (now_ns - first) - int((times - first).sum())
+        self._add(counts, total_ns / NS_PER_S)
+
+    def _add(self, counts: NDArray[np.int64], total: float) -> None:
+        with self._lock:
+            self._counts += counts
+            self._sum += total
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """(edge, samples at or below it) with +Inf last, and the sum of all samples."""
+        with self._lock:
+            counts, total = np.cumsum(self._counts).tolist(), self._sum
+        edges = [*map(repr, self._edges.tolist()), "+Inf"]
+        return list(zip(edges, counts, strict=True)), total
+
+
+class Histogram(Collector):
+    """One metric: `Counts` per label values."""
+
+    def __init__(
+        self, name: str, documentation: str, edges: Sequence[float], labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._documentation = name, documentation
+        self._edges, self._labelnames = edges, tuple(labels)
+        self._children: dict[tuple[str, ...], Counts] = {}
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def labels(self, *values: str) -> Counts:
+        """The samples with these label values, in the order of the labels."""
+        assert len(values) == len(self._labelnames), f"{self._name} has the labels {self._labelnames}"
+        with self._lock:
+            if values not in self._children:
+                self._children[values] = Counts(self._edges)
+            return self._children[values]
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """The metric without samples."""
+        yield self._family()
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The metric as it is now."""
+        family = self._family()
+        with self._lock:
+            children = list(self._children.items())
+        for values, counts in children:
+            family.add_metric(values, *counts.buckets())
+        yield family
+
+    def _family(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)
