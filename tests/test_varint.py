@@ -35,19 +35,21 @@ def move_float(source: Bytes, at: int, target: Bytes, to: int) -> None:
 
 
 @compiling
-@given(longs)
-def test_numbers_are_those_of_fastavro(number: int) -> None:
+@given(longs, st.binary(max_size=10))
+def test_numbers_are_those_of_fastavro(number: int, behind: bytes) -> None:
     out = BytesIO()
     fastavro.schemaless_writer(out, LONG, number)
     room = np.zeros(varint.VARINT_BYTES_MAX, np.uint8)
     end = write(room, number)
     assert room[:end].tobytes() == out.getvalue()
     assert read(room, end) == (number, end)
+    followed = np.frombuffer(out.getvalue() + behind, np.uint8)
+    assert read(followed, len(followed)) == (number, end)
     assert read(room, end - 1) == (0, NOWHERE), "a number that is cut off"
 
 
 @compiling
-@given(st.binary(max_size=14))
+@given(st.binary(max_size=14) | st.binary(max_size=14).map(lambda data: bytes(byte | 0x80 for byte in data) + b"\x01"))
 def test_any_bytes_are_the_same_number_or_none(data: bytes) -> None:
     number, end = read(np.frombuffer(data, np.uint8), len(data))
     if end == NOWHERE:
