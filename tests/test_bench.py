@@ -14,7 +14,7 @@ from own_files import own_set
 from rich.console import Console
 
 from agents.engine import Engine
-from app.bench import duels, engine, footprint, measure, peers
+from app.bench import duels, engine, footprint, measure, peers, suite
 from app.bench.naive import Naive
 from app.bench.stream import Stream, names
 from app.bench.tape import Sizes, generated
@@ -180,19 +180,19 @@ def test_a_figure_without_a_bound_is_neither_fine_nor_missed() -> None:
         for name, must in (("bound", 1), ("missed", 3), ("free", None))
     ]
     console = Console(record=True, width=160)
-    payload = {"figures": figures, "feature_set": DEFAULT, "machine": engine.machine(), "quiet": 1.0, "left_out": []}
+    payload = {"figures": figures, "feature_set": DEFAULT, "machine": suite.machine([]), "quiet": 1.0, "left_out": []}
     engine.show(console, payload | {"missed": ["missed"], "unsure": []})
     lines = {line.split()[1]: line.split() for line in console.export_text().splitlines() if "rival" in line}
     assert {name: cells[-4] for name, cells in lines.items()} == {"bound": "yes", "missed": "NO", "free": "-"}
 
 
 def test_figures_are_chosen_by_name() -> None:
-    assert engine.chosen("start, oracle", None) == ["oracle", "start"]
-    assert "month" not in engine.chosen(None, "month")
+    assert suite.chosen(engine.FIGURES, "start, oracle", None) == ["oracle", "start"]
+    assert "month" not in suite.chosen(engine.FIGURES, None, "month")
     with pytest.raises(UsageError, match="nosuch"):
-        engine.chosen("nosuch", None)
+        suite.chosen(engine.FIGURES, "nosuch", None)
     with pytest.raises(UsageError, match="no figure"):
-        engine.chosen("month", "month")
+        suite.chosen(engine.FIGURES, "month", "month")
 
 
 def test_a_batch_of_one_is_one_record() -> None:

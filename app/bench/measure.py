@@ -42,6 +42,8 @@ class Figure:
     value: float
     target: Target
     rival: str
+    bench: str = "engine"
+    """The command that measures it."""
 
     @property
     def ok(self) -> bool:
@@ -54,7 +56,7 @@ class Figure:
     @property
     def command(self) -> str:
         """What measures it again."""
-        return f"onetape bench engine --only {self.name.partition(':')[0]}"
+        return f"onetape bench {self.bench} --only {self.name.partition(':')[0]}"
 
     def json(self) -> dict[str, Any]:
         """As scripts read it."""

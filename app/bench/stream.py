@@ -165,13 +165,13 @@ def _fill(
 class Stream:
     """The tape; each `take` goes on where the last one ended."""
 
-    def __init__(self, symbols: Sequence[str], seed: int = 1, *, rate: int = 100, partition: int = 0) -> None:
+    def __init__(self, symbols: Sequence[str], seed: int = 1, *, rate: float = 100, partition: int = 0) -> None:
         """`rate`: events per second of each symbol, on average."""
         chance = np.random.default_rng(seed)
         self.keys = [CLOCK_KEY, *symbols]
         self.partition = partition
         self.offset = self._trades = 0
-        self._step = NS_PER_S // (rate * len(symbols))
+        self._step = int(NS_PER_S / (rate * len(symbols)))
         self._depths = np.minimum(chance.exponential(8.0, _DRAWS), SPAN - 1).astype(np.int64)
         self._sizes = 1 + chance.lognormal(6.0, 1.0, _DRAWS).astype(np.int64)
         self._state = np.array([0x9E3779B97F4A7C15 ^ seed], np.uint64)
@@ -187,6 +187,10 @@ class Stream:
     def time(self) -> int:
         """Receive time of the next event, ns."""
         return int(self._clock[0])
+
+    def pass_to(self, time: int) -> None:
+        """Nothing happens until then, a multiple of 100 ms; the next Tick is 100 ms later."""
+        self._clock[:] = time, time + BASE_TICK_NS
 
     def begin(self) -> Columns:
         """Every symbol's Instrument, Funding, Position and Snapshot."""

@@ -1,0 +1,53 @@
+"""`onetape bench live`: every figure of the live path in one run, each side a process against one real Kafka.
+
+Input: which figures; a broker that answers.
+Output: the payload of `--json` and a table; progress on stderr.
+Errors: DependencyDown where the broker or a peer is missing; UsageError for a figure that does not exist; CheckFailed
+where a rival says otherwise than we do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from app.bench import suite, throughput
+from app.bench.measure import Figure
+from app.bench.place import Place
+from app.bench.suite import Verdict, chosen
+from app.bench.throughput import Runs, Sizes
+from app.report import Report
+
+Measure = Callable[[Runs, set[str]], list[Figure]]
+"""Called with the runs there are and the names of the figures wanted."""
+
+GROUPS: dict[str, tuple[str, Measure]] = {
+    "worker": ("Our worker alone", throughput.own),
+}
+"""Figures by name; those of one function are measured together, in turns."""
+_PACKAGES = ("onetape", "faust-streaming", "aiokafka", "confluent-kafka", "quixstreams", "numba", "numpy")
+
+
+def bench_live(
+    report: Report, *, only: str | None = None, skip: str | None = None, sizes: Sizes | None = None,
+    feature_set: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure; returns the payload. What was missed while the machine was busy is `unsure`."""
+    wanted = chosen(GROUPS, only, skip)
+    verdict = Verdict()
+    with Place(feature_set) as place:
+        runs = Runs(place, sizes or Sizes())
+        for title, measure in dict.fromkeys(GROUPS[name] for name in wanted):
+            with report.step(title):
+                found = measure(runs, set(wanted))
+            verdict.take(found, runs.quiet())
+        about = {"broker": place.base.brokers, "left_out": [name for name in GROUPS if name not in wanted]}
+        return verdict.payload(runs.quiet(), _PACKAGES) | about
+
+
+def show(console: Console, payload: dict[str, Any]) -> None:
+    """The figures as a table, and what to think of them."""
+    suite.show(console, f"Live, against the Kafka at {payload['broker']}", payload)
