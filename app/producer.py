@@ -1,33 +1,42 @@
-"""The producer: whole batches of messages to one partition, each awaited until the broker has every one.
+"""The producer: messages to one partition as whole record batches, each awaited until the broker has all of it.
 
 Input: (key, value) messages for an explicit partition.
 Output: the offset of the last one.
-State: messages under way: librdkafka's queue, and what waits for room in it.
-Errors: DeliveryFailed when the broker refuses a message or has not acknowledged it within the delivery timeout.
+State: batches under way; what waits behind them, in order within a partition. Callers await what they hand over, so
+    that this is bounded by what they have at once.
+Errors: DeliveryFailed when the broker refuses a batch, has not acknowledged it within the delivery timeout, or when the
+    producer is closed before.
 Units: offsets are Kafka offsets.
-Source: confluent-kafka `Producer.produce_batch` and delivery reports.
+Source: aiokafka 0.14, `AIOKafkaProducer.create_batch` and `send_batch`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import deque
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple
 
-import confluent_kafka
-from confluent_kafka import KafkaError, KafkaException, Message
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
 
-from schemas import limits
 from schemas.errors import DependencyDown
 
-POLL_S: Final = 0.1
+BATCH_BYTES: Final = 256 << 10
+"""A record batch is sent while the next is filled; each is a request of its own."""
+ANSWER_S: Final = 40.0
+"""A request without an answer for so long is sent again."""
 DELIVERY_S: Final = 120.0
-QUEUE_MESSAGES: Final = 500_000
-QUEUE_KBYTES: Final = 262_144
+RETRY_S: Final = 0.5
+CLOSE_S: Final = 2.0
+
+Message = tuple[bytes | None, bytes]
+Place = tuple[str, int]
 
 logger = logging.getLogger(__name__)
 
@@ -36,46 +45,11 @@ class DeliveryFailed(DependencyDown):
     """A message is not on the broker, and nothing that depends on it may be acknowledged."""
 
 
-class _Batch:
-    """Counts the delivery reports of one batch and then completes its future on the loop."""
-
-    def __init__(self, topic: str, count: int) -> None:
-        self._topic = topic
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[int] = self._loop.create_future()
-        self._lock = threading.Lock()
-        self._left, self._last = count, -1
-        self._error: KafkaError | None = None
-
-    def report(self, error: KafkaError | None, message: Message | None) -> None:
-        """One delivery report, or one message that was refused at once; from whichever thread."""
-        with self._lock:
-            if error is not None:
-                self._error = error
-            elif message is not None:
-                self._last = max(self._last, message.offset() or 0)
-            self._left -= 1
-            is_complete = not self._left
-        if is_complete and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._finish)
-
-    def _finish(self) -> None:
-        if self.future.done():
-            return
-        if self._error is None:
-            self.future.set_result(self._last)
-        else:
-            self.future.set_exception(refused(self._topic, self._error.str()))
-
-
 class _Waiting(NamedTuple):
-    """A message librdkafka has not taken yet."""
+    """What one caller has handed over, and what tells him that it arrived."""
 
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes
-    batch: _Batch
+    messages: Sequence[Message]
+    delivered: asyncio.Future[int]
 
 
 def refused(topic: str, was: str) -> DeliveryFailed:
@@ -87,77 +61,120 @@ def refused(topic: str, was: str) -> DeliveryFailed:
 
 
 class Producer:
-    """An idempotent producer with its own polling thread; use it as a context manager."""
+    """An idempotent producer; it connects with the first message."""
 
-    def __init__(self, brokers: str, client_id: str, settings: dict[str, Any] | None = None) -> None:
-        self._producer = confluent_kafka.Producer(
-            {
-                "bootstrap.servers": brokers,
-                "client.id": client_id,
-                "acks": "all",
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "linger.ms": 1,
-                "delivery.timeout.ms": int(DELIVERY_S * 1000),
-                "message.max.bytes": 2 * limits.MESSAGE_BYTES_MAX,
-                "queue.buffering.max.messages": QUEUE_MESSAGES,
-                "queue.buffering.max.kbytes": QUEUE_KBYTES,
-                **(settings or {}),
-            },
-            logger=logging.getLogger("librdkafka"),
-        )
-        self._waiting: deque[_Waiting] = deque()
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name=f"{client_id}-delivery", daemon=True)
+    def __init__(self, brokers: str, client_id: str, delivery_s: float = DELIVERY_S) -> None:
+        self._brokers, self._client_id, self._delivery_s = brokers, client_id, delivery_s
+        self._starting: asyncio.Task[AIOKafkaProducer] | None = None
+        self._waiting: dict[Place, deque[_Waiting]] = {}
+        self._sending: dict[Place, asyncio.Task[None]] = {}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def enqueue(self, topic: str, partition: int, messages: Sequence[Message]) -> asyncio.Future[int]:
+        """Hand messages over, at least one. The future completes with the last one's offset when all are delivered."""
+        place, loop = (topic, partition), asyncio.get_running_loop()
+        waiting = _Waiting(messages, loop.create_future())
+        late = loop.call_later(self._delivery_s, _fail, topic, waiting.delivered, KafkaTimeoutError())
+        waiting.delivered.add_done_callback(lambda _: late.cancel())
+        self._waiting.setdefault(place, deque()).append(waiting)
+        if place not in self._sending:
+            self._sending[place] = loop.create_task(self._drain(place), name=f"{self._client_id}-{topic}-{partition}")
+        return waiting.delivered
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._producer.purge()
-        self._producer.flush(POLL_S)
-
-    def _poll(self) -> None:
-        """The polling thread: the only one in which delivery reports arrive."""
-        while not self._stopping.is_set():
-            self._producer.poll(POLL_S)
-            with self._lock:
-                self._hand_over()
-
-    def enqueue(
-        self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]
-    ) -> asyncio.Future[int]:
-        """Hand messages over, at least one. The future completes with the last one's offset when all are delivered.
-
-        Never blocks. What does not fit into librdkafka's queue (500,000 messages or 256 MiB) waits its turn outside:
-        callers await the future before they come with more. If the broker stays away, what is in the queue fails after
-        the delivery timeout, and with it the worker.
-        """
-        batch = _Batch(topic, len(messages))
-        with self._lock:
-            self._waiting.extend(_Waiting(topic, partition, key, value, batch) for key, value in messages)
-            self._hand_over()
-        return batch.future
-
-    def _hand_over(self) -> None:
-        """Give librdkafka what waits, in order, as far as its queue has room."""
-        while self._waiting:
-            topic, partition, key, value, batch = self._waiting[0]
-            try:
-                self._producer.produce(topic, value, key, partition, on_delivery=batch.report)
-            except BufferError:
-                return
-            except KafkaException as error:
-                batch.report(error.args[0], None)
-            self._waiting.popleft()
-
-    async def send(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
+    async def send(self, topic: str, partition: int, messages: Sequence[Message]) -> None:
         """Returns when the broker has every message; none is fine."""
         if messages:
             await self.enqueue(topic, partition, messages)
+
+    async def close(self) -> None:
+        """Close the connections. What is not delivered by then fails."""
+        for task in self._sending.values():
+            task.cancel()
+        for (topic, _), queue in self._waiting.items():
+            for waiting in queue:
+                _fail(topic, waiting.delivered, KafkaError("the producer was closed"))
+        if self._starting is None:
+            return
+        if not self._starting.done():
+            self._starting.cancel()
+        with suppress(asyncio.CancelledError, KafkaError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await (await self._starting).stop()
+
+    async def _drain(self, place: Place) -> None:
+        """Send what waits for one partition, in order, until nothing does."""
+        queue = self._waiting[place]
+        producer = await self._started()
+        while queue:
+            await self._send(producer, place, queue[0])
+            queue.popleft()
+        del self._sending[place], self._waiting[place]
+
+    async def _send(self, producer: AIOKafkaProducer, place: Place, waiting: _Waiting) -> None:
+        """Hand over as many record batches as it takes, and see to it that the caller is told what becomes of them."""
+        parts, last = [], 0
+        try:
+            for batch in _batches(producer, waiting.messages):
+                last = batch.record_count() - 1
+                parts.append(await self._hand_over(producer, place, batch, waiting.delivered))
+        except KafkaError as error:
+            _fail(place[0], waiting.delivered, error)
+        whole = asyncio.gather(*parts)
+        whole.add_done_callback(partial(_settle, place[0], waiting.delivered, last))
+
+    async def _hand_over(
+        self, producer: AIOKafkaProducer, place: Place, batch: BatchBuilder, delivered: asyncio.Future[int]
+    ) -> asyncio.Future[RecordMetadata]:
+        """Its future, once the batch before it is on its way. Errors: KafkaError once that has taken too long."""
+        while True:
+            try:
+                future: asyncio.Future[RecordMetadata] = await producer.send_batch(batch, place[0], partition=place[1])
+                return future
+            except KafkaTimeoutError:
+                if delivered.done():
+                    raise
+
+    async def _started(self) -> AIOKafkaProducer:
+        """The connected producer; a broker that does not answer is asked again."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> AIOKafkaProducer:
+        while True:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._brokers, client_id=self._client_id, enable_idempotence=True,
+                max_batch_size=BATCH_BYTES, request_timeout_ms=int(ANSWER_S * 1000),
+            )  # fmt: skip
+            try:
+                await producer.start()
+                return producer
+            except KafkaConnectionError as error:
+                logger.warning("the Kafka broker does not answer, trying on: %s", error)
+                await producer.stop()
+                await asyncio.sleep(RETRY_S)
+
+
+def _batches(producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterator[BatchBuilder]:
+    """Record batches of about BATCH_BYTES, closed."""
+    batch = producer.create_batch()
+    for key, value in messages:
+        if batch.append(timestamp=None, key=key, value=value) is None:
+            yield batch
+            batch = producer.create_batch()
+            batch.append(timestamp=None, key=key, value=value)
+    batch.close()
+    yield batch
+
+
+def _settle(topic: str, delivered: asyncio.Future[int], last: int, done: asyncio.Future[list[RecordMetadata]]) -> None:
+    """Tell the caller what became of his batches; `last` is the place of his last message in the last of them."""
+    error = asyncio.CancelledError() if done.cancelled() else done.exception()
+    if error is not None:
+        _fail(topic, delivered, error)
+    elif not delivered.done():
+        delivered.set_result(done.result()[-1].offset + last)
+
+
+def _fail(topic: str, delivered: asyncio.Future[int], error: BaseException) -> None:
+    if not delivered.done():
+        delivered.set_exception(refused(topic, str(error) or repr(error)))

@@ -1,16 +1,19 @@
-"""The producer: a full queue delays its callers and nothing else, and no message is lost, doubled or moved."""
+"""The producer: no message is lost, doubled or moved, and whoever handed it over learns what became of it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from app.embedded import EmbeddedBroker
-from app.producer import DeliveryFailed, Producer
+from app.producer import BATCH_BYTES, DeliveryFailed, Producer
 
 TOPIC, COUNT = "out", 600
 
@@ -30,41 +33,68 @@ def values_of(broker: str, partition: int, count: int) -> list[bytes | None]:
         consumer.close()
 
 
-def test_a_full_queue_holds_up_neither_the_loop_nor_the_order(broker: str) -> None:
-    """Room for ten messages; another task goes on while hundreds wait, and the rest arrives in order."""
-    messages = [(b"key", str(number).encode()) for number in range(COUNT)]
+@asynccontextmanager
+async def producer_of(broker: str, delivery_s: float = 10.0) -> AsyncIterator[Producer]:
+    producer = Producer(broker, "test", delivery_s)
+    try:
+        yield producer
+    finally:
+        await producer.close()
 
-    async def run() -> tuple[int, float]:
-        with Producer(broker, "test", {"queue.buffering.max.messages": 10}) as producer:
-            sending = asyncio.create_task(producer.send(TOPIC, 0, messages[: COUNT // 2]))
-            await asyncio.sleep(0)
-            begun = time.monotonic()
-            last = producer.enqueue(TOPIC, 0, messages[COUNT // 2 :])
-            blocked_s = time.monotonic() - begun
-            assert not sending.done()
-            await sending
-            return await last, blocked_s
 
-    last, blocked_s = asyncio.run(run())
-    assert last == COUNT - 1
-    assert blocked_s < 0.05
+def test_messages_of_many_batches_arrive_once_and_in_order(broker: str) -> None:
+    """The second caller does not wait for the first; each learns the offset of its own last message."""
+    messages = [(b"key", f"{number:05d}".encode() * 300) for number in range(COUNT)]
+
+    async def run() -> list[int]:
+        async with producer_of(broker) as producer:
+            halves = [producer.enqueue(TOPIC, 0, part) for part in (messages[: COUNT // 2], messages[COUNT // 2 :])]
+            return [await half for half in halves]
+
+    assert asyncio.run(run()) == [COUNT // 2 - 1, COUNT - 1]
     assert values_of(broker, 0, COUNT) == [value for _, value in messages]
 
 
-def test_a_message_that_is_refused_at_once_fails_its_batch_only(broker: str) -> None:
+def test_a_message_larger_than_a_batch_goes_alone(broker: str) -> None:
     async def run() -> int:
-        with Producer(broker, "test", {"message.max.bytes": 2_000}) as producer:
-            with pytest.raises(DeliveryFailed, match=r"was not delivered.*Action: "):
-                await producer.send(TOPIC, 1, [(None, b"small"), (None, b"x" * 3_000)])
-            return await producer.enqueue(TOPIC, 1, [(None, b"after")])
+        async with producer_of(broker) as producer:
+            await producer.send(TOPIC, 1, [])
+            return await producer.enqueue(
+                TOPIC, 1, [(None, b"small"), (None, b"x" * 2 * BATCH_BYTES), (b"k", b"after")]
+            )
 
-    assert asyncio.run(run()) == 1
+    assert asyncio.run(run()) == 2
+    assert [len(value or b"") for value in values_of(broker, 1, 3)] == [5, 2 * BATCH_BYTES, 5]
+
+
+def test_what_the_broker_refuses_fails_its_caller_only(kafka: str) -> None:
+    topic = f"refusing-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "2000"})])[topic].result()
+
+    async def run() -> int:
+        async with producer_of(kafka) as producer:
+            with pytest.raises(DeliveryFailed, match=r"was not delivered.*Action: "):
+                await producer.send(topic, 0, [(None, b"x" * 3_000)])
+            return await producer.enqueue(topic, 0, [(None, b"after")])
+
+    assert asyncio.run(run()) == 0
+
+
+def test_what_is_under_way_when_it_is_closed_fails(broker: str) -> None:
+    async def run() -> None:
+        producer = Producer(broker, "test")
+        waiting = producer.enqueue(TOPIC, 0, [(None, b"never")])
+        await producer.close()
+        await waiting
+
+    with pytest.raises(DeliveryFailed, match="closed"):
+        asyncio.run(run())
 
 
 def test_a_broker_that_is_not_there_is_named() -> None:
     async def run() -> None:
-        settings = {"delivery.timeout.ms": 300, "queue.buffering.max.messages": 2, "log_level": 0}
-        with Producer("127.0.0.1:1", "test", settings) as producer:
+        async with producer_of("127.0.0.1:1", delivery_s=0.3) as producer:
             await producer.send(TOPIC, 0, [(None, b"1"), (None, b"2"), (None, b"3")])
 
     with pytest.raises(DeliveryFailed, match="was not delivered"):

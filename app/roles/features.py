@@ -37,7 +37,9 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
     """Tape -> vectors of every feature set in one pass, dead letters, states."""
     sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
     letters, group = DeadLetterCodec(registry), groups(settings)["features"]
-    producer = stack.enter_context(Producer(settings.brokers, group))
+    producer, states = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
+    stack.push_async_callback(producer.close)
+    stack.push_async_callback(states.close)
     app, changelog_topic = make_app(settings, "features", group), changelog_of(group)
     table = state_table(app, settings.partitions)
     tape, buried = wire_topic(settings, TAPE), wire_topic(settings, DEAD_LETTERS)
@@ -50,7 +52,7 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
     def changelog() -> store.Changelog:
         if not made:
             assert isinstance(table.data, store.Store)
-            made.append(store.Changelog(table.data, changelog_topic, producer.enqueue))
+            made.append(store.Changelog(table.data, changelog_topic, states.enqueue))
         return made[0]
 
     async def bury(partition: int, refused: Sequence[DeadLetter]) -> None:
