@@ -15,7 +15,6 @@ Source: faust-streaming 0.15.3, faust/transport/consumer.py and faust/transport/
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -27,19 +26,16 @@ from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, ConsumerMessage, Message
 from faust.types.tuples import ack_lock
-from mode.threads import ServiceThread, WorkerThread
 from mode.utils.futures import notify
 from yarl import URL
 
 from agents.ports import RawBatch
+from app.fetching import ConsumerThread
 
 logger = logging.getLogger(__name__)
 
 FETCH_RECORDS = 10_000
 """Records one poll brings at most, over all partitions; batches of `batch_size` are cut out of it."""
-
-FETCH_WAIT_MS = 100
-"""How long the broker may hold back an answer without records."""
 
 AGAIN_S = 1.0
 """How long a fetch is waited for that shows whether records are there."""
@@ -79,63 +75,6 @@ class Ledger:
         return self._safe
 
 
-class DaemonThread(WorkerThread):
-    """Does not hold up the end of the process: it cannot be stopped while it waits for a broker that is gone."""
-
-    def __init__(self, service: ServiceThread, **kwargs: Any) -> None:
-        super().__init__(service, **kwargs)
-        self.daemon = True
-
-
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's aiokafka thread with a shorter wait on the broker, and fetches that lose nothing.
-
-    aiokafka has one fetch under way per broker; one that asks only for silent partitions holds up the busy ones for as
-    long as it waits, and Faust has 1.5 s written into its code.
-
-    A fetch waits for up to a second with the very set of partitions that a rebalance empties meanwhile, and aiokafka
-    takes an empty set for all of them. What it then brings Faust drops: a changelog that was just sought to its
-    beginning would be at its end, and the recovery would wait for it for good.
-    """
-
-    Worker = DaemonThread
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: set[TP] | None, timeout: float | None = None,
-        max_records: int | None = None,
-    ) -> RecordMap:  # fmt: skip
-        """Records of what was active when it began; what is not any more is put back, before anybody else can seek."""
-        wanted: Any = None if active_partitions is None else set(active_partitions)
-        fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
-        kept = {tp: records for tp, records in fetched.items() if self._is_taken(tp, active_partitions)}
-        for tp in (fetched.keys() - kept.keys()) & consumer.assignment():
-            consumer.seek(tp, fetched[tp][0].offset)
-        return kept
-
-    async def on_thread_stop(self) -> None:
-        """Close the consumer, whatever becomes of its connections meanwhile.
-
-        A broker may close one while we leave the group. aiokafka then cancels a fetch that waits to try again, and
-        takes that for its own cancellation: it would leave its client open and the thread with a traceback.
-        """
-        try:
-            await super().on_thread_stop()
-        except asyncio.CancelledError:
-            if self._consumer is not None:
-                await self._consumer._client.close()
-
-    def _is_taken(self, tp: TP, active_partitions: set[TP] | None) -> bool:
-        """Whether Faust takes what was fetched of a partition."""
-        faust = self.consumer
-        is_active = active_partitions is None or tp in active_partitions or tp in faust._buffered_partitions
-        return bool(faust.flow_active) and is_active
-
-
 class Consumer(driver.Consumer):
     """Faust's Kafka consumer, with batches for the source topics."""
 
@@ -151,7 +90,7 @@ class Consumer(driver.Consumer):
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        return ConsumerThread(self, self._sources, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncGenerator[tuple[TP, Message], None]:
         """What was fetched, one message after another; batches only where each continues the one before it.
