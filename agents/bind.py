@@ -139,19 +139,13 @@ class VectorReader:
     async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> ServedBatch:
         """The batch as vectors and as the bytes they came in."""
         values = [value for value in raw.values if value is not None]
-        try:
-            return ServedBatch(self._codec.decode(values), values, ack)
-        except RecordRefused:
-            values = [value for value in values if self._is_ours(value)]
-            logger.error("%s partition %d: left out messages that are no vectors", raw.topic, raw.partition)
-            return ServedBatch(self._codec.decode(values), values, ack)
-
-    def _is_ours(self, value: bytes) -> bool:
-        try:
-            self._codec.decode([value])
-        except RecordRefused:
-            return False
-        return True
+        vectors, refused = self._codec.decode_known(values)
+        if refused:
+            logger.error(
+                "%s partition %d: left out %d messages that are no vectors", raw.topic, raw.partition, len(refused)
+            )
+            values = [value for i, value in enumerate(values) if i not in refused]
+        return ServedBatch(vectors, values, ack)
 
 
 @dataclass(frozen=True, slots=True)
