@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from replay import segments as files
 from replay.folder import hidden_segments, read_head, remedy, topics
 from replay.prefetch import ahead
-from replay.rows import letters_of
+from replay.rows import LETTER_SCHEMA, check_columns, letters_of, vector_schema
 from replay.segments import Segment, torn
 from schemas.arrow import ENUM_COLUMNS, HEAD, check_schema, from_table, kind_columns, kinds_of
 from schemas.bounds import check_numbers
@@ -166,8 +167,8 @@ class ArchiveReader:
     def vectors(self, feature_set: FeatureSet) -> VectorsRead:
         """Archived vectors of a feature set. Errors: UsageError where the archive has none or of another definition."""
         self.check_vectors(feature_set)
-        tables = self._tables(feature_set.topic)
-        parts = [Vectors.from_table(table.drop_columns("offset"), feature_set) for _, table in tables]
+        read = partial(_read_vectors, feature_set)
+        parts = [part for _, part in self._parts(feature_set.topic, read)]
         return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
 
     def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
@@ -176,18 +177,19 @@ class ArchiveReader:
         A refused record that was delivered again has a letter again. Memory: a digest per letter.
         """
         seen: set[bytes] = set()
-        for partition, table in self._tables(DEAD_LETTERS):
-            for offset, letter in zip(table["offset"].to_pylist(), letters_of(table), strict=True):
+        for partition, part in self._parts(DEAD_LETTERS, _read_letters):
+            for offset, letter in part:
                 digest = hashlib.blake2b(repr(letter).encode(), digest_size=16).digest()
                 if digest not in seen:
                     seen.add(digest)
                     yield partition, offset, letter
 
-    def _tables(self, topic: str) -> Iterator[tuple[int, pa.Table]]:
+    def _parts(self, topic: str, read: _Read[_Part]) -> Iterator[tuple[int, _Part]]:
+        """(partition, what `read` makes of each row group) of a whole topic."""
         for partition in topics(self.path).get(topic, []):
             for segment in self.segments(partition, topic):
-                for table in row_groups(self.path, segment):
-                    yield partition, table
+                for part in _groups(self.path, segment, -1, segment.last_offset, read):
+                    yield partition, part
 
 
 def row_groups(root: Path, segment: Segment) -> Iterator[pa.Table]:
@@ -257,6 +259,18 @@ def _read_whole(parquet: pq.ParquetFile, i: int, offsets: Int64) -> pa.Table:
     table = parquet.read_row_group(i)
     _check_offsets(table, offsets)
     return table
+
+
+def _read_vectors(feature_set: FeatureSet, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Vectors:
+    table = _read_whole(parquet, i, offsets)
+    check_columns(table, vector_schema(feature_set))
+    return Vectors.from_table(table, feature_set)
+
+
+def _read_letters(parquet: pq.ParquetFile, i: int, offsets: Int64) -> list[tuple[int, DeadLetter]]:
+    table = _read_whole(parquet, i, offsets)
+    check_columns(table, LETTER_SCHEMA)
+    return list(zip(offsets.tolist(), letters_of(table), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

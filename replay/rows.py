@@ -213,6 +213,18 @@ def vector_schema(feature_set: FeatureSet) -> pa.Schema:
     return table_schema(feature_set).insert(0, pa.field("offset", pa.int64(), False))
 
 
+def check_columns(table: pa.Table, schema: pa.Schema) -> None:
+    """Refuse what no writer of ours makes of these columns. Errors: KeyError, ValueError, ArrowInvalid."""
+    for field in schema:
+        column = table[field.name]
+        if column.type != field.type:
+            raise ValueError(f"{field.name} of type {column.type}, not {field.type}")
+        if column.null_count and not field.nullable:
+            raise ValueError(f"{field.name} is null in a row")
+        # A text that is no UTF-8 would come out of Arrow as an error much later.
+        column.validate(full=True)
+
+
 def group_ends(rows: Rows) -> list[int]:
     """Row positions at which row groups end, so that none is larger than the bounds (one row is always taken)."""
     weights, total = rows.weights(), len(rows.offset)
