@@ -34,12 +34,12 @@ _READ_AS = {_TEXT: (_TEXT,), _LONG: (_LONG, _INT), _INT: (_INT,), _FLOAT: (_FLOA
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 _STARTS: Any = types.Array(types.int64, 1, "C", readonly=True)
-_PLAN: Any = types.Array(types.int64, 2, "C", readonly=True)
+_TABLE: Any = types.Array(types.int64, 2, "C", readonly=True)
 _ROWS: Any = types.Array(types.float64, 2, "C", readonly=True)
 _SIGNATURES = {
-    "lay": types.int64(BYTES_IN, BYTES_IN, _STARTS, _PLAN, _ROWS, types.uint8[::1], types.int64[::1]),
+    "lay": types.int64(BYTES_IN, BYTES_IN, _STARTS, _TABLE, _ROWS, types.uint8[::1], types.int64[::1]),
     "take": types.void(
-        BYTES_IN, _STARTS, BYTES_IN, _PLAN, types.int64[:, ::1], types.int64[:, ::1], types.float64[:, ::1],
+        BYTES_IN, _STARTS, BYTES_IN, _TABLE, types.int64[:, ::1], types.int64[:, ::1], types.float64[:, ::1],
         types.boolean[::1],
     ),
 }  # fmt: skip
@@ -66,10 +66,10 @@ class Taken(NamedTuple):
 
 
 def plan_of(writer: Any, reader: Any) -> Int64 | None:
-    """[steps, 4] how a writer's record is read: type, place among the reader's fields of that sort, null's first byte,
-    and how many such fields follow one another.
+    """[steps, 4] how a writer's record is read: type, place, null's first byte, how many such fields come in a row.
 
-    `reader` has one text, longs or ints, and doubles that may be null. None: this writer is not read by a pass.
+    A place is among the texts, the numbers or the floats of `reader`, which has one text, longs or ints, and doubles
+    that may be null. None: this writer is not read by a pass.
     """
     if not isinstance(writer, dict) or any(writer.get(about) != reader[about] for about in ("type", "name")):
         return None
