@@ -1,32 +1,45 @@
 """The latest agent: out of every batch of feature vectors, the newest of each instrument goes to the sink.
 
 Input: batches of one partition of a features topic.
-Output: at most one `Latest` per instrument and batch.
-Errors: what the sink raises; the batch is then not acknowledged.
+Output: at most one vector per instrument and batch to the sink; then every vector of the batch to `announce`.
+Errors: what the sink or `announce` raises; the batch is then not acknowledged.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
 
-from agents.ports import Latest, LatestSink, VectorBatch
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.ports import Announce, LatestSink, VectorBatch
+from schemas.vectors import Vectors
 
 
-def newest_of(batch: VectorBatch) -> list[Latest]:
-    """The newest vector of each instrument in a batch; of equal times the later message."""
-    newest: dict[str, Latest] = {}
-    times = batch.vectors.time.tolist()
-    for instrument, time, value in zip(batch.vectors.instruments(), times, batch.values, strict=True):
-        known = newest.get(instrument)
-        if known is None or time >= known.time:
-            newest[instrument] = Latest(instrument, time, value)
-    return list(newest.values())
+def newest_rows(vectors: Vectors) -> NDArray[np.intp]:
+    """[m] the newest row of each instrument, in order; of equal times the later row."""
+    order = np.lexsort((vectors.time, vectors.key))
+    key = vectors.key[order]
+    is_last = np.ones(len(key), np.bool_)
+    is_last[:-1] = key[1:] != key[:-1]
+    return np.sort(order[is_last])
 
 
-async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink) -> None:
-    """Serve batches until they end. A batch is acknowledged once the sink has its newest vectors."""
+async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, announce: Announce | None = None) -> None:
+    """Serve batches until they end.
+
+    1. Put the newest vector of each instrument; it can be read when this returns.
+    2. Announce every vector of the batch.
+    3. Acknowledge the batch.
+    """
     async for batch in batches:
-        newest = newest_of(batch)
-        if newest:
-            await sink.put(newest)
+        vectors, values = batch.vectors, batch.values
+        if len(vectors):
+            rows = newest_rows(vectors)
+            if len(rows) < len(vectors):
+                await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()])
+            else:
+                await sink.put(vectors, values)
+            if announce is not None:
+                await announce(vectors)
         batch.ack()

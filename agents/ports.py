@@ -106,19 +106,18 @@ class Emit(Protocol):
         """Returns when the broker has acknowledged every vector."""
 
 
-class Latest(NamedTuple):
-    """Newest vector of one instrument: its time T in ns and its bytes as on the topic."""
-
-    instrument: str
-    time: int
-    value: bytes
-
-
 class LatestSink(Protocol):
     """Serves the newest vector of each instrument."""
 
-    async def put(self, newest: Sequence[Latest]) -> None:
-        """Replace what is older; what is newer or equal stays."""
+    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
+        """Replace what is older; what is newer or equal stays. At most one vector per instrument, row i is value i."""
+
+
+class Announce(Protocol):
+    """Tells that vectors can be read."""
+
+    async def __call__(self, vectors: Vectors) -> None:
+        """Vectors of one partition in offset order; those of them that are told are on the broker on return."""
 
 
 class ArchiveSink(Protocol):

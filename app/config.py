@@ -39,6 +39,15 @@ class Settings(BaseSettings):
 
     redis_url: str = Field("redis://localhost:6379/0", description="Redis that serves the latest vectors")
     redis_ttl_s: int = Field(300, ge=1, le=86_400, description="how long a latest vector is served without a newer one")
+    redis_hash: str = Field(
+        "", description="feature set (NAME@VERSION) whose latest vectors are also readable hashes features:INSTRUMENT"
+    )
+    ready: Literal["off", "all", "changed"] = Field(
+        "all", description="which vectors features.ready.v1 tells of once they can be read in Redis"
+    )
+    ready_threshold: float = Field(
+        0.01, ge=0, le=1, description="with changed: a feature has moved by more than this share of what was told last"
+    )
 
     registry: str = Field(".onetape/schemas.json", min_length=1, description="schema registry: a file or http(s) URL")
     feature_sets: str = Field(

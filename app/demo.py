@@ -260,7 +260,7 @@ def _latest(settings: Settings) -> dict[str, Any]:
     """One vector as Redis serves it: of the first feature set, that of the first instrument by name."""
     feature_set = load(settings.feature_sets.partition(",")[0].strip())
     with redis.Redis.from_url(settings.redis_url) as client:
-        names = sorted(key for key in client.scan_iter(f"latest:{feature_set.id}:*") if not key.endswith(b":t"))
+        names = sorted(client.scan_iter(f"latest:{feature_set.id}:*"))
         if not names:
             return {"symbol": None, "time": None, "value": {}}
         value = client.get(names[0])

@@ -54,3 +54,11 @@ dead_letters_total: Final = Counter(
 )
 saved_symbols_total: Final = Counter("saved_symbols_total", "States saved, one per symbol and save.", registry=REGISTRY)
 saved_bytes_total: Final = Counter("saved_bytes_total", "Bytes of the states saved.", registry=REGISTRY)
+ready_published_total: Final = Counter(
+    "ready_published_total", "Vectors told of in features.ready.v1.", ["feature_set"], registry=REGISTRY
+)
+ready_suppressed_total: Final = Counter(
+    "ready_suppressed_total",
+    "Vectors not told of, for no feature moved by more than the threshold.",
+    ["feature_set"], registry=REGISTRY,
+)  # fmt: skip

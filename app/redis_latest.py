@@ -1,6 +1,12 @@
 """The newest vector of each instrument in Redis, as the very bytes of the features topic.
 
-State: `latest:{feature set id}:{instrument}` and, beside it with `:t` behind, its T as 20 digits; both with a lifetime.
+`latest:{feature set id}:{instrument}` has a lifetime. What is newer stays, whoever comes late with what is older. For
+one feature set the newest vectors can also be readable hashes `features:{instrument}`: its features that are not null
+by name, and `time`, `as_of` (partition:offset of the Tick), `quality`, `feature_set`.
+
+Input: batches of one partition, one vector per instrument.
+Output: values in Redis; one round trip per CHUNK vectors.
+State: the time of each value in Redis, as long as nobody else has written the partition's `latest-writer:` key.
 Units: T in ns; lifetime in s.
 Errors: UsageError for a URL that is none, DependencyDown at the start when Redis does not answer. Later a Redis that is
     down, full or slow is waited for: the topic keeps what is not served yet.
@@ -10,36 +16,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Final
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from math import isnan
+from typing import Any, Final
 
+import orjson
 import redis
 import redis.asyncio
 
-from agents.ports import Latest
+from app.redis_frames import COMPARED_AT_ONCE, REPLACING_REPLIES, Chunk, Frames
 from schemas.errors import DependencyDown, UsageError
+from schemas.feature_sets import FeatureSet
+from schemas.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
 ANSWER_S: Final = 5.0
 RETRY_S: Final = 1.0
-_PUT_IF_NEWER: Final = """
-local known = redis.call('GET', KEYS[2])
-if known and known >= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
-return 1
-"""
-
-
-def latest_key(feature_set_id: str, instrument: str) -> str:
-    """Key of an instrument's newest vector."""
-    return f"latest:{feature_set_id}:{instrument}"
-
-
-def time_key(feature_set_id: str, instrument: str) -> str:
-    """Key of that vector's time."""
-    return f"{latest_key(feature_set_id, instrument)}:t"
+CHUNK: Final = 1000
+"""Vectors of one transaction: Redis serves others between two."""
 
 
 def check_redis(url: str) -> None:
@@ -60,19 +57,45 @@ def check_redis(url: str) -> None:
 
 
 class RedisLatest:
-    """`agents.ports.LatestSink` for one feature set; one round trip per batch."""
+    """The newest vectors of one feature set; a sink for each partition of its topic."""
 
-    def __init__(self, url: str, feature_set_id: str, ttl_s: int) -> None:
-        self._client = redis.asyncio.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
-        self._put = self._client.register_script(_PUT_IF_NEWER)
-        self._feature_set_id, self._ttl_s = feature_set_id, ttl_s
+    def __init__(self, url: str, feature_set: FeatureSet, ttl_s: int, *, has_hash: bool = False) -> None:
+        """`has_hash` puts the readable hashes as well; they cost far more than the packed values."""
+        self.feature_set, self.ttl_s, self.has_hash = feature_set, ttl_s, has_hash
+        self._connections: Any = redis.asyncio.ConnectionPool.from_url(
+            url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S
+        )
 
-    async def put(self, newest: Sequence[Latest]) -> None:
-        """Replace what is older. Waits for a Redis that does not take it."""
+    @asynccontextmanager
+    async def sink(self, partition: int, chunk: int = CHUNK) -> AsyncIterator[PartitionLatest]:
+        """The sink of one partition, for as long as it is assigned; what is watched belongs to its connection."""
+        token = secrets.token_hex(8).encode()
+        frames = Frames(self.feature_set.id, partition, token, self.ttl_s)
+        sink = PartitionLatest(self._connections.make_connection(), frames, token, self.has_hash, chunk)
+        try:
+            yield sink
+        finally:
+            await sink.close()
+
+
+class PartitionLatest:
+    """`agents.ports.LatestSink` for one partition of a features topic."""
+
+    def __init__(self, connection: Any, frames: Frames, token: bytes, has_hash: bool, chunk: int) -> None:
+        """`connection` is redis-py's, nobody else's."""
+        self._connection, self._frames, self._token = connection, frames, token
+        self._has_hash, self._chunk = has_hash, chunk
+        self._is_alone = False
+        """Whether nobody but us has written the partition since our last writing."""
+        self._times: dict[str, int] = {}
+        """Times of the values in Redis that are known for as long as we are alone."""
+
+    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
+        """Replace what is older; at most one vector per instrument. Waits for a Redis that does not take it."""
         is_down = False
         while True:
             try:
-                await self._try(newest)
+                await self._try(vectors, values)
                 break
             except (redis.RedisError, OSError) as error:
                 if not is_down:
@@ -82,13 +105,95 @@ class RedisLatest:
         if is_down:
             logger.warning("Redis takes the latest vectors again")
 
-    async def _try(self, newest: Sequence[Latest]) -> None:
-        async with self._client.pipeline(transaction=False) as pipe:
-            for instrument, time, value in newest:
-                keys = [latest_key(self._feature_set_id, instrument), time_key(self._feature_set_id, instrument)]
-                await self._put(keys=keys, args=[f"{time:020d}", value, self._ttl_s], client=pipe)
-            await pipe.execute()
-
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connection."""
+        await self._connection.disconnect(nowait=True)
+
+    async def _try(self, vectors: Vectors, values: Sequence[bytes]) -> None:
+        chunks = self._chunks(vectors, values)
+        try:
+            if not self._connection.is_connected:
+                self._forget()
+                await self._connection.connect()
+            ahead: bytes | None = None
+            for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+                frame, ahead = ahead, None
+                if self._is_newer(chunk):
+                    await self._send(frame or self._frames.replacing(chunk))
+                    ahead = self._frames.replacing(following) if following else None  # while Redis is at work
+                    if await self._is_replaced(chunk):
+                        continue
+                await self._compare(chunk)
+        except BaseException:
+            await self.close()  # replies may still be under way
+            raise
+
+    def _chunks(self, vectors: Vectors, values: Sequence[bytes]) -> list[Chunk]:
+        instruments, times = vectors.instruments(), vectors.time.tolist()
+        fields = _fields(vectors) if self._has_hash else []
+        rows = [slice(first, first + self._chunk) for first in range(0, len(vectors), self._chunk)]
+        return [Chunk(instruments[at], times[at], values[at], fields[at]) for at in rows]
+
+    def _is_newer(self, chunk: Chunk) -> bool:
+        """Whether all that Redis has of these instruments is known, and older."""
+        if not self._is_alone or self._has_hash:
+            return False
+        known = map(self._times.get, chunk.instruments)
+        return all(time is not None and time < new for time, new in zip(known, chunk.times, strict=True))
+
+    async def _send(self, frame: bytes) -> None:
+        await self._connection.send_packed_command(frame)
+
+    async def _replies(self, count: int) -> list[Any]:
+        """The next replies. Errors: redis.RedisError if one of them is an error."""
+        replies = [await self._connection.read_response() for _ in range(count)]
+        for reply in replies:
+            for each in reply if isinstance(reply, list) else [reply]:
+                if isinstance(each, Exception):
+                    raise each
+        return replies
+
+    async def _is_replaced(self, chunk: Chunk) -> bool:
+        """Take the replies of `Frames.replacing`. False if somebody else had written before."""
+        *_, done, _, token = await self._replies(REPLACING_REPLIES)
+        if done is None or token != self._token:
+            self._forget()
+        else:
+            self._times.update(zip(chunk.instruments, chunk.times, strict=True))
+        return done is not None
+
+    async def _compare(self, chunk: Chunk) -> None:
+        """Put what is newer. The time of what is not stays unknown."""
+        frame, count = self._frames.comparing(chunk)
+        await self._send(frame)
+        _, *calls, _, token = await self._replies(count)
+        known = list(zip(chunk.instruments, chunk.times, strict=True))
+        for first, (was_ours, *kept) in zip(range(0, len(known), COMPARED_AT_ONCE), calls, strict=True):
+            if not was_ours:
+                self._times.clear()
+            self._times.update(known[first : first + COMPARED_AT_ONCE])
+            for row in kept:
+                self._times.pop(chunk.instruments[first + row - 1])
+        self._is_alone = token == self._token
+        if not self._is_alone:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._is_alone = False
+        self._times.clear()
+
+
+def _fields(vectors: Vectors) -> list[bytes]:
+    """Fields of each vector's readable hash, names and values in turn, as a JSON list."""
+    names = vectors.feature_set.features
+    made = []
+    for row in range(len(vectors)):
+        words = [
+            "time", str(vectors.time[row]), "as_of", f"{vectors.partition[row]}:{vectors.as_of_offset[row]}",
+            "quality", str(vectors.quality[row]), "feature_set", vectors.feature_set.id,
+        ]  # fmt: skip
+        for name, value in zip(names, vectors.values[row].tolist(), strict=True):
+            if not isnan(value):
+                words += (name, repr(value))
+        made.append(orjson.dumps(words))
+    return made

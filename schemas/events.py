@@ -47,6 +47,7 @@ def _schema(name: str) -> dict[str, Any]:
 
 MARKET_EVENT: dict[str, Any] = _schema("market_event")
 DEAD_LETTER: dict[str, Any] = _schema("dead_letter")
+FEATURES_READY: dict[str, Any] = _schema("features_ready")
 BODIES: dict[Kind, dict[str, Any]] = {Kind[body["name"].upper()]: body for body in MARKET_EVENT["fields"][2]["type"]}
 RECORD_NAMES: dict[Kind, str] = {kind: f"onetape.{body['name']}" for kind, body in BODIES.items()}
 KINDS: dict[str, Kind] = {name: kind for kind, name in RECORD_NAMES.items()}

@@ -23,7 +23,7 @@ from test_worker import (
 
 from app.config import load_settings
 from app.embedded import EmbeddedRedis
-from app.redis_latest import latest_key
+from app.redis_frames import latest_key
 from app.topics import ROLES, SETS_NAME_MAX, changelog_of, delete_topics, groups, partitions_of, sets_name
 from app.worker import run_worker
 from replay.parity import archived_sets, parity_of

@@ -20,7 +20,7 @@ from own_files import own_set
 
 from app.config import Settings, load_settings
 from app.embedded import EmbeddedBroker, EmbeddedRedis
-from app.redis_latest import latest_key
+from app.redis_frames import latest_key
 from app.topics import ROLES, delete_topics, ensure_topics, partitions_of
 from app.worker import run_worker
 from replay.audit import audit
