@@ -88,6 +88,7 @@ class TapeReader:
     """Decodes the tape; what the gate refuses is buried as dead letters before the batch is handed on."""
 
     def __init__(self, codec: TapeCodec, bury: Bury) -> None:
+        codec.load()
         self._codec, self._bury = codec, bury
 
     async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> TapeBatch:
@@ -172,6 +173,9 @@ class ArchiveReader:
     letters: DeadLetterCodec
     vectors: Mapping[str, VectorCodec]
     prefix: str = field(default="")
+
+    def __post_init__(self) -> None:
+        self.tape.load()
 
     async def __call__(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> ArchivedBatch:
         """The batch. Errors: CheckFailed for a message on a features topic that is no vector.

@@ -64,14 +64,14 @@ def _tables() -> tuple[Int64, Int64]:
     return shapes, rules
 
 
-_SHAPES, _RULES = _tables()
+SHAPES, RULES = _tables()
 
 
 def check_numbers(columns: Columns) -> None:
     """Refuse what the gate refuses for a number; a Snapshot that names a price twice passes. Errors: ValueError."""
     flat.load()
     row = flat.outside(
-        columns.kind, columns.ts_event, columns.ts_recv, columns.start, columns.body, _SHAPES, _RULES
+        columns.kind, columns.ts_event, columns.ts_recv, columns.start, columns.body, SHAPES, RULES
     )  # fmt: skip
     if row >= 0:
         raise ValueError(f"offset {columns.offset[row]}: {_reason(columns.slice(row, row + 1))}")

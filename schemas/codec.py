@@ -8,13 +8,17 @@ Errors: RecordRefused for one bad record; in a batch it becomes a REFUSED row, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from schemas import limits
-from schemas.columns import Columns, ColumnsBuilder
+import numpy as np
+
+from schemas import limits, tape_pass
+from schemas.columns import Columns, ColumnsBuilder, Texts
 from schemas.errors import RecordRefused
 from schemas.events import DEAD_LETTER, KINDS, MARKET_EVENT, RECORD_NAMES, Event, Kind
 from schemas.registry import SchemaRegistry
+from schemas.tape_decoder import TapeDecoder
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.validate import check
 from schemas.wire import Wire
@@ -49,6 +53,11 @@ class TapeCodec:
 
     def __init__(self, registry: SchemaRegistry) -> None:
         self._wire = Wire(registry, f"{TAPE}-value", MARKET_EVENT)
+        self._decoder = TapeDecoder(self._wire)
+
+    def load(self) -> None:
+        """Compile what decodes batches, so that the first one need not wait for it."""
+        tape_pass.load()
 
     def encode(self, event: Event) -> bytes:
         """Value of one record; its key is `event.key`."""
@@ -62,6 +71,8 @@ class TapeCodec:
         if len(key) > limits.KEY_BYTES_MAX:
             raise RecordRefused("key-malformed")
         record: dict[str, Any] = self._wire.decode(value)
+        if not isinstance(record["body"], tuple):  # the writer's is no union
+            raise RecordRefused("not-avro")
         name, body = record["body"]
         try:
             event = Event(key.decode(), record["ts_event"], record["ts_recv"], KINDS[name], body)
@@ -79,16 +90,40 @@ class TapeCodec:
         values: Sequence[bytes | None],
     ) -> tuple[Columns, list[DeadLetter]]:
         """Raw messages of one partition as columns, one row per message, and what was refused."""
-        builder = ColumnsBuilder(partition)
-        refused: list[DeadLetter] = []
-        for offset, key, value in zip(offsets, keys, values, strict=True):
+        columns, undecided = self._decoder.decode(partition, offsets, keys, values)
+        if not undecided:
+            return columns, []
+        accepted: list[int] = []
+        events = ColumnsBuilder(partition)
+        letters: dict[int, DeadLetter] = {}
+        for row in undecided:
+            key, value = keys[row], values[row]
             try:
-                builder.add(offset, self.decode(key, value))
+                events.add(offsets[row], self.decode(key, value))
+                accepted.append(row)
             except RecordRefused as error:
-                letter = DeadLetter(source, partition, offset, key or b"", error.reason, value or b"")
-                refused.append(letter.bounded())
-                builder.add(offset, Event(REFUSED_KEY, 0, 0, Kind.REFUSED, {"reason": error.reason}))
-        return builder.columns(), refused
+                letter = DeadLetter(source, partition, offsets[row], key or b"", error.reason, value or b"")
+                letters[row] = letter.bounded()
+        columns = _with_refused(columns, {row: letter.reason for row, letter in letters.items()})
+        if accepted:
+            columns = _with_accepted(columns, accepted, events.columns())
+        return columns, list(letters.values())
+
+
+def _with_refused(columns: Columns, reasons: dict[int, str]) -> Columns:
+    """The columns with the reasons why rows were refused; all rows of kind REFUSED get the key of such."""
+    texts = list(dict.fromkeys(reasons.values()))
+    places = {text: len(columns.strings) + place for place, text in enumerate(texts)}
+    columns.body[columns.start[list(reasons)]] = [places[reason] for reason in reasons.values()]
+    columns.key[columns.kind == Kind.REFUSED] = len(columns.keys)
+    return replace(columns, keys=[*columns.keys, REFUSED_KEY], strings=Texts([columns.strings, texts]))
+
+
+def _with_accepted(columns: Columns, rows: list[int], accepted: Columns) -> Columns:
+    """The columns with `accepted` in the place of these rows."""
+    order = np.arange(len(columns))
+    order[rows] = len(columns) + np.arange(len(rows))
+    return Columns.concat([columns, accepted]).pick(order)
 
 
 class DeadLetterCodec:

@@ -95,8 +95,11 @@ class Columns:
 
     def take(self, mask: NDArray[np.bool_]) -> Columns:
         """The rows where mask is true, copied."""
+        return self.pick(np.flatnonzero(mask))
+
+    def pick(self, kept: Int64) -> Columns:
+        """The rows of these numbers, in their order, copied."""
         lengths = np.diff(self.start)
-        kept = np.flatnonzero(mask)
         body = self.body[ragged(self.start[:-1][kept], lengths[kept])]
         return Columns(
             self.partition, self.keys, self.strings, self.offset[kept], self.kind[kept], self.key[kept],

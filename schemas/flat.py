@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from schemas import events, limits, units
 from schemas.events import FIELDS, Kind
 from schemas.units import BASE_TICK_NS
+from schemas.varint import inner
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -68,7 +69,7 @@ def lay_levels(row: int, offsets: Int32, prices: Int64, sizes: Int64, at: int, b
     return at
 
 
-@njit(nogil=True)
+@inner
 def level_end(body: Int64, at: int, end: int, least: int) -> int:
     """The place behind the levels that are counted at `at`, -1 where they are not what a book takes."""
     if at >= end or body[at] < 0 or body[at] > (end - at - 1) // 2:
@@ -83,7 +84,7 @@ def level_end(body: Int64, at: int, end: int, least: int) -> int:
     return behind if sign >= 0 else -1
 
 
-@njit(nogil=True)
+@inner
 def agrees(kind: int, body: Int64, at: int) -> bool:
     """Whether the fixed numbers, each within its bounds, go together."""
     if kind == _DELTA:
@@ -96,6 +97,31 @@ def agrees(kind: int, body: Int64, at: int) -> bool:
         first, last = body[at + _OPEN], body[at + _CLOSE]
         return bool(body[at + _LOW] <= min(first, last) and body[at + _HIGH] >= max(first, last))
     return bool(kind != _TICK or body[at] % BASE_TICK_NS == 0)
+
+
+@inner
+def is_within(
+    kind: int, ts_event: int, ts_recv: int, body: Int64, at: int, end: int, shapes: Int64, rules: Int64
+) -> bool:
+    """Whether a record laid from `at` to `end` is within `rules` and as long as `shapes` says."""
+    good = (ts_recv >= limits.TS_MIN_NS) & (ts_recv < limits.TS_MAX_NS)
+    good &= (ts_event == 0) | ((ts_event >= limits.TS_MIN_NS) & (ts_event < limits.TS_MAX_NS))
+    fixed, bounds = body[at : at + shapes[kind, 0]], rules[kind]
+    for field in range(len(fixed)):
+        value = fixed[field]
+        if (value < bounds[field, 0] or value > bounds[field, 1]) and value != bounds[field, 2]:
+            good = False
+    if not (good and agrees(kind, body, at)):
+        return False
+    at += shapes[kind, 0]
+    if shapes[kind, 1]:
+        asks = level_end(body, at, end, shapes[kind, 2])
+        behind = level_end(body, asks, end, shapes[kind, 2]) if asks >= 0 else -1
+        # Both counts are among what lies between.
+        if behind < 0 or behind - at - 2 > 2 * limits.RECORD_LEVELS_MAX:
+            return False
+        at = behind
+    return bool(at == end)
 
 
 def _compiled(source: int) -> dict[str, Any]:
@@ -154,24 +180,7 @@ def _compiled_check(source: int) -> Any:
             at, end = start[i], start[i + 1]
             if k >= len(shapes) or at < 0 or end > len(body) or end - at < shapes[k, 0]:
                 return i
-            good = (ts_recv[i] >= limits.TS_MIN_NS) & (ts_recv[i] < limits.TS_MAX_NS)
-            good &= (ts_event[i] == 0) | ((ts_event[i] >= limits.TS_MIN_NS) & (ts_event[i] < limits.TS_MAX_NS))
-            fixed, bounds = body[at : at + shapes[k, 0]], rules[k]
-            for field in range(len(fixed)):
-                value = fixed[field]
-                if (value < bounds[field, 0] or value > bounds[field, 1]) and value != bounds[field, 2]:
-                    good = False
-            if not (good and agrees(k, body, at)):
-                return i
-            at += shapes[k, 0]
-            if shapes[k, 1]:
-                asks = level_end(body, at, end, shapes[k, 2])
-                behind = level_end(body, asks, end, shapes[k, 2]) if asks >= 0 else -1
-                # Both counts are among what lies between.
-                if behind < 0 or behind - at - 2 > 2 * limits.RECORD_LEVELS_MAX:
-                    return i
-                at = behind
-            if at != end:
+            if not is_within(k, ts_event[i], ts_recv[i], body, at, end, shapes, rules):
                 return i
         return -1
 

@@ -26,7 +26,7 @@ def check(event: Event) -> None:
     if kind in _CLOCK_KINDS:
         _need(key == CLOCK_KEY, "key-malformed")
     else:
-        _need(_KEY.fullmatch(key) is not None, "key-malformed")
+        _need(is_symbol(key), "key-malformed")
     _need(ts_event == 0 or limits.TS_MIN_NS <= ts_event < limits.TS_MAX_NS, "implausible-time")
     _need(limits.TS_MIN_NS <= ts_recv < limits.TS_MAX_NS, "implausible-time")
     for name, type_, symbols in FIELDS[kind]:
@@ -40,6 +40,11 @@ def check(event: Event) -> None:
     rule = _RULES.get(kind)
     if rule is not None:
         rule(body)
+
+
+def is_symbol(key: str) -> bool:
+    """Whether a key is VENUE:SYMBOL in letters that no log line or path can mistake."""
+    return _KEY.fullmatch(key) is not None
 
 
 def _need(holds: bool, reason: str) -> None:

@@ -8,6 +8,7 @@ Source: Confluent Schema Registry, "Wire format".
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -42,11 +43,16 @@ class Wire:
         fastavro.schemaless_writer(out, self._schema, record)
         return out.getvalue()
 
+    @property
+    def writers(self) -> Mapping[int, AvroSchema]:
+        """The schemas asked for so far, by number."""
+        return self._writers
+
     def writer(self, schema_id: int) -> AvroSchema:
-        """The parsed schema of a number. Errors: RecordRefused for an unknown one."""
+        """The parsed schema of a number, without logical types. Errors: RecordRefused for an unknown one."""
         if schema_id not in self._writers:
             try:
-                self._writers[schema_id] = fastavro.parse_schema(self._registry.get(schema_id))
+                self._writers[schema_id] = fastavro.parse_schema(_physical(self._registry.get(schema_id)))
             except (SchemaUnknown, SchemaParseException, UnknownType):
                 # A registry that gives no answer is another error, and goes on up: the record may be a good one.
                 raise RecordRefused("unknown-schema") from None
@@ -74,3 +80,17 @@ class Wire:
         if not isinstance(record, dict):
             raise RecordRefused("not-avro")
         return record
+
+
+def _physical(schema: Any) -> Any:
+    """A schema whose numbers are numbers: of another producer's logical types fastavro makes dates and decimals."""
+    if isinstance(schema, list):
+        return [_physical(each) for each in schema]
+    if isinstance(schema, dict):
+        inner = ("type", "items", "values", "fields")
+        return {
+            name: _physical(value) if name in inner else value
+            for name, value in schema.items()
+            if name != "logicalType"
+        }
+    return schema
