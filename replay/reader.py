@@ -34,11 +34,11 @@ from replay.rows import LETTER_SCHEMA, check_columns, letters_of, vector_schema
 from replay.segments import Segment, torn
 from schemas.arrow import ENUM_COLUMNS, HEAD, check_schema, from_table, kind_columns, kinds_of
 from schemas.bounds import check_numbers
-from schemas.codec import REFUSED_KEY, DeadLetter
+from schemas.codec import DeadLetter
 from schemas.columns import Columns, Int64
 from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
-from schemas.topics import CLOCK_KEY, DEAD_LETTERS, TAPE
+from schemas.topics import CLOCK_KEY, DEAD_LETTERS, REFUSED_KEY, TAPE
 from schemas.vectors import Vectors
 
 GROUP_BYTES_MAX = 1 << 29

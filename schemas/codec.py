@@ -8,23 +8,17 @@ Errors: RecordRefused for one bad record; in a batch it becomes a REFUSED row, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from schemas import limits, tape_pass
-from schemas.columns import Columns, ColumnsBuilder, Texts
+from schemas.columns import Columns
 from schemas.errors import RecordRefused
-from schemas.events import DEAD_LETTER, KINDS, MARKET_EVENT, RECORD_NAMES, Event, Kind
+from schemas.events import DEAD_LETTER, KINDS, MARKET_EVENT, RECORD_NAMES, Event
 from schemas.registry import SchemaRegistry
 from schemas.tape_decoder import TapeDecoder
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.validate import check
 from schemas.wire import Wire
-
-REFUSED_KEY = "?"
-"""Key of REFUSED rows: the original may be no text at all."""
 
 
 class DeadLetter(NamedTuple):
@@ -43,6 +37,8 @@ class DeadLetter(NamedTuple):
 
     def bounded(self) -> DeadLetter:
         """The letter with no more of its key and original than is kept."""
+        if len(self.key) <= limits.KEY_BYTES_MAX and len(self.original) <= limits.ORIGINAL_BYTES_MAX:
+            return self
         kept = self.original[: limits.ORIGINAL_BYTES_MAX]
         cut_bytes = self.cut_bytes + len(self.original) - len(kept)
         return self._replace(key=self.key[: limits.KEY_BYTES_MAX], original=kept, cut_bytes=cut_bytes)
@@ -53,7 +49,7 @@ class TapeCodec:
 
     def __init__(self, registry: SchemaRegistry) -> None:
         self._wire = Wire(registry, f"{TAPE}-value", MARKET_EVENT)
-        self._decoder = TapeDecoder(self._wire)
+        self._decoder = TapeDecoder(self._wire, self.decode)
 
     def load(self) -> None:
         """Compile what decodes batches, so that the first one need not wait for it."""
@@ -90,40 +86,12 @@ class TapeCodec:
         values: Sequence[bytes | None],
     ) -> tuple[Columns, list[DeadLetter]]:
         """Raw messages of one partition as columns, one row per message, and what was refused."""
-        columns, undecided = self._decoder.decode(partition, offsets, keys, values)
-        if not undecided:
-            return columns, []
-        accepted: list[int] = []
-        events = ColumnsBuilder(partition)
-        letters: dict[int, DeadLetter] = {}
-        for row in undecided:
-            key, value = keys[row], values[row]
-            try:
-                events.add(offsets[row], self.decode(key, value))
-                accepted.append(row)
-            except RecordRefused as error:
-                letter = DeadLetter(source, partition, offsets[row], key or b"", error.reason, value or b"")
-                letters[row] = letter.bounded()
-        columns = _with_refused(columns, {row: letter.reason for row, letter in letters.items()})
-        if accepted:
-            columns = _with_accepted(columns, accepted, events.columns())
-        return columns, list(letters.values())
-
-
-def _with_refused(columns: Columns, reasons: dict[int, str]) -> Columns:
-    """The columns with the reasons why rows were refused; all rows of kind REFUSED get the key of such."""
-    texts = list(dict.fromkeys(reasons.values()))
-    places = {text: len(columns.strings) + place for place, text in enumerate(texts)}
-    columns.body[columns.start[list(reasons)]] = [places[reason] for reason in reasons.values()]
-    columns.key[columns.kind == Kind.REFUSED] = len(columns.keys)
-    return replace(columns, keys=[*columns.keys, REFUSED_KEY], strings=Texts([columns.strings, texts]))
-
-
-def _with_accepted(columns: Columns, rows: list[int], accepted: Columns) -> Columns:
-    """The columns with `accepted` in the place of these rows."""
-    order = np.arange(len(columns))
-    order[rows] = len(columns) + np.arange(len(rows))
-    return Columns.concat([columns, accepted]).pick(order)
+        columns, reasons = self._decoder.decode(partition, offsets, keys, values)
+        letters = [
+            DeadLetter(source, partition, offsets[row], keys[row] or b"", reason, values[row] or b"").bounded()
+            for row, reason in reasons.items()
+        ]
+        return columns, letters
 
 
 class DeadLetterCodec:

@@ -1,8 +1,9 @@
 """The compiled pass over the bytes of many tape records: decodes by plan and lets through what the gate lets through.
 
 Input: records on the wire, one behind another; the plans of `schemas.tape_plan`; number and form of each record's key.
-Output: the arrays of `Columns`; where each text lies in the bytes. A record that is not accepted has kind REFUSED, key
-    -1 and a body of one word: fastavro and the gate decide about it, so accepting less than they do is always right.
+Output: the arrays of `Columns`; where each text lies in the bytes; a verdict on each record. One that is not accepted
+    has kind REFUSED, key -1 and a body of one word. What is UNDECIDED is for fastavro and the gate to decide, so accepting
+    less than they do is always right.
 Errors: none; whatever the bytes are, nothing is read or written outside of the arrays.
 """
 
@@ -20,12 +21,20 @@ from schemas.columns import ABSENT, Int64
 from schemas.events import FIELDS, FieldType, Kind
 from schemas.flat import is_within
 from schemas.tape_plan import CELLS, DEPTH_MAX, MARKS_MAX, SIZE, TS_EVENT, TS_RECV
-from schemas.varint import BYTES_IN, NOWHERE, Bytes, kept, read_long, sources_hash, within
+from schemas.varint import BYTES_IN, NOWHERE, VARINT_BYTES_MAX, Bytes, inner, kept, read_long, sources_hash, within
 
 Int32 = NDArray[np.int32]
 
 MALFORMED, SYMBOL, CLOCK = range(3)
 """Forms of a key."""
+ACCEPTED, UNDECIDED, NOT_AVRO, LONGER, MISNAMED = range(5)
+"""Verdicts. The last three are sure, of records of our own schema alone: fastavro comes upon the end of the bytes or an
+index behind its list, has bytes left, or the gate a key that is malformed or of another kind. What is damaged is mostly
+one of these, and by an exception each takes fifty times as long as a good record."""
+OURS = 0
+"""Which of the plans is that of our own schema."""
+SURE = -2
+"""As NOWHERE: where no reader could go on."""
 WORDS_MAX = CELLS + 2
 """Words of a record's body that are not levels."""
 TEXTS_MAX = max(sum(field.type is FieldType.TEXT for field in fields) for fields in FIELDS.values())
@@ -43,9 +52,36 @@ _INTS = types.int64[::1]
 _tuple: Any = types.UniTuple
 _SIGNATURE = _tuple(types.int64, 2)(
     BYTES_IN, _INTS, _INTS, _INTS, _INTS, types.int32[::1], BYTES_IN, types.int64[:, ::1],
-    types.int64[:, :, ::1], types.uint8[::1], types.int32[::1], _INTS, _INTS, _INTS, _INTS, _INTS, _INTS,
-    types.int32[::1],
+    types.int64[:, :, ::1], types.uint8[::1], types.uint8[::1], types.int32[::1], _INTS, _INTS, _INTS, _INTS, _INTS,
+    _INTS, types.int32[::1],
 )  # fmt: skip
+
+
+@inner
+def failed(data: Bytes, at: int, end: int) -> int:
+    """SURE where a number that could not be read ends with the bytes, NOWHERE where it is too long."""
+    for place in range(at, end):
+        if data[place] < 0x80 or place - at >= VARINT_BYTES_MAX:
+            return NOWHERE
+    return SURE
+
+
+@within
+def number_at(data: Bytes, at: int, end: int) -> tuple[int, int]:
+    """`read_long`, and whether it is sure where it fails."""
+    number, behind = read_long(data, at, end)
+    return number, behind if behind != NOWHERE else failed(data, at, end)
+
+
+@within
+def index_at(data: Bytes, at: int, end: int, count: int) -> tuple[int, int]:
+    """An index below `count`. fastavro takes a negative one as Python does."""
+    index, at = number_at(data, at, end)
+    if index >= count:
+        at = SURE
+    elif index < 0:
+        at = NOWHERE
+    return index, at
 
 
 @within
@@ -55,29 +91,30 @@ def lay_value(
 ) -> int:  # fmt: skip
     """One field into its cell; returns the place behind it."""
     if op == tape_plan.LONG:
-        cells[a], at = read_long(data, at, end)
+        cells[a], at = number_at(data, at, end)
     elif op == tape_plan.OPTIONAL:
-        branch, at = read_long(data, at, end)
+        branch, at = index_at(data, at, end, 2)
         cells[a] = ABSENT
-        if at != NOWHERE and branch != b:
-            cells[a], at = read_long(data, at, end)
-            if branch != 1 - b or cells[a] == ABSENT:
+        if at >= 0 and branch != b:
+            cells[a], at = number_at(data, at, end)
+            if at >= 0 and cells[a] == ABSENT:
                 at = NOWHERE
     elif op == tape_plan.FLAG:
-        if at >= end or data[at] > 1:
-            return NOWHERE
+        if at >= end:
+            return SURE
         cells[a] = data[at]
-        at += 1
+        at = at + 1 if data[at] <= 1 else NOWHERE
     elif op == tape_plan.ENUM:
-        ordinal, at = read_long(data, at, end)
-        if at == NOWHERE or ordinal < 0 or ordinal >= b:
-            return NOWHERE
-        cells[a] = code[c + ordinal]
-        if cells[a] < 0:
-            at = NOWHERE
+        ordinal, at = index_at(data, at, end, b)
+        if at >= 0:
+            cells[a] = code[c + ordinal]
+            if cells[a] < 0:
+                at = NOWHERE
     elif op == tape_plan.TEXT:
-        size, at = read_long(data, at, end)
-        if at == NOWHERE or size < 0 or size > min(end - at, limits.TEXT_BYTES_MAX) or not is_plain(data, at, size):
+        size, at = number_at(data, at, end)
+        if at < 0 or size > end - at:
+            return at if at < 0 else SURE
+        if size < 0 or size > limits.TEXT_BYTES_MAX or not is_plain(data, at, size):
             return NOWHERE
         text = state[_TEXTS]
         text_start[text], text_end[text] = at, at + size
@@ -104,17 +141,17 @@ def lay_list(data: Bytes, at: int, end: int, state: Int64, body: Int64) -> int:
     top = counted + 1
     while True:
         count, at = read_block(data, at, end, True)
-        if at == NOWHERE:
-            return NOWHERE
+        if at < 0:
+            return at
         if count == 0:
             break
         for _ in range(count):
-            body[top], at = read_long(data, at, end)
-            if at == NOWHERE:
-                return NOWHERE
-            body[top + 1], at = read_long(data, at, end)
-            if at == NOWHERE:
-                return NOWHERE
+            body[top], at = number_at(data, at, end)
+            if at < 0:
+                return at
+            body[top + 1], at = number_at(data, at, end)
+            if at < 0:
+                return at
             top += 2
     body[counted] = (top - counted) >> 1
     state[_TOP] = top
@@ -124,12 +161,14 @@ def lay_list(data: Bytes, at: int, end: int, state: Int64, body: Int64) -> int:
 @within
 def read_block(data: Bytes, at: int, end: int, may_tell_size: bool) -> tuple[int, int]:
     """(items of a list's next block, place behind its head). Every item has at least one byte."""
-    count, at = read_long(data, at, end)
-    if at != NOWHERE and count < 0 and may_tell_size:
+    count, at = number_at(data, at, end)
+    if at >= 0 and count < 0:
         count = -count
-        _, at = read_long(data, at, end)
-    if at == NOWHERE or count < 0 or count > end - at:
-        return 0, NOWHERE
+        _, at = number_at(data, at, end)
+        if not may_tell_size or count < 0:
+            at = NOWHERE
+    if at >= 0 and count > end - at:
+        at = SURE
     return count, at
 
 
@@ -138,8 +177,8 @@ def skip(op: int, a: int, data: Bytes, at: int, end: int) -> int:
     """The place behind a value that is left out."""
     size = a
     if op != tape_plan.SKIP_BYTES:
-        size, at = read_long(data, at, end)
-        if op == tape_plan.SKIP_LONG or at == NOWHERE:
+        size, at = number_at(data, at, end)
+        if op == tape_plan.SKIP_LONG or at < 0:
             return at
     if size < 0 or size > end - at:
         return NOWHERE
@@ -153,8 +192,8 @@ def run(
     code: Int64, pc: int, data: Bytes, at: int, end: int, cells: Int64, left: Int64, marks: Int64, state: Int64,
     body: Int64, text_start: Int64, text_end: Int64,
 ) -> int:  # fmt: skip
-    """Decode one record; returns the place behind it, NOWHERE where the bytes are not of the plan."""
-    while at != NOWHERE:
+    """Decode one record; returns the place behind it, NOWHERE or SURE where the bytes are not of the plan."""
+    while at >= 0:
         op, a, b, c = code[pc], code[pc + 1], code[pc + 2], code[pc + 3]
         pc += SIZE
         if op <= tape_plan.SET:
@@ -169,10 +208,10 @@ def run(
         elif op == tape_plan.END:
             break
         elif op == tape_plan.SWITCH:
-            branch, at = read_long(data, at, end)
-            if at == NOWHERE or branch < 0 or branch >= a or code[b + branch] < 0:
-                return NOWHERE
-            pc = code[b + branch]
+            branch, at = index_at(data, at, end, a)
+            if at >= 0:
+                pc = code[b + branch]
+                at = at if pc >= 0 else NOWHERE
         elif op == tape_plan.NEXT:
             if left[a] == 0:
                 left[a], at = read_block(data, at, end, b != 0)
@@ -186,7 +225,7 @@ def run(
             body[state[_TOP]] = 0
             state[_TOP] += 1
         elif op == tape_plan.PRICE:
-            body[state[_TOP] + a], at = read_long(data, at, end)
+            body[state[_TOP] + a], at = number_at(data, at, end)
         elif op == tape_plan.CLOSE:
             body[state[_COUNTED]] += 1
             state[_TOP] += 2
@@ -211,13 +250,9 @@ def has_doubled_price(body: Int64, at: int) -> bool:
 
 
 @within
-def is_accepted(
-    form: int, body: Int64, start: int, cells: Int64, state: Int64, shapes: Int64, rules: Int64
-) -> bool:  # fmt: skip
+def is_let_through(body: Int64, start: int, cells: Int64, state: Int64, shapes: Int64, rules: Int64) -> bool:
     """Whether the gate lets a decoded record through; its fixed numbers are put in front of its levels."""
     kind, fixed = state[_KIND], state[_FIXED]
-    if form != (CLOCK if kind in (_TICK, _ACTIVATE) else SYMBOL):
-        return False
     for field in range(fixed):
         body[start + field] = cells[tape_plan.FIRST_CELL + field]
     if not is_within(kind, cells[TS_EVENT], cells[TS_RECV], body, start, state[_TOP], shapes, rules):
@@ -228,12 +263,26 @@ def is_accepted(
     return True
 
 
+@within
+def verdict_of(
+    behind: int, end: int, form: int, body: Int64, start: int, cells: Int64, state: Int64, shapes: Int64, rules: Int64
+) -> int:
+    """What is known of a record of our own schema that was decoded up to `behind`."""
+    if behind < 0:
+        return NOT_AVRO if behind == SURE else UNDECIDED
+    if behind < end:
+        return LONGER
+    if form != (CLOCK if state[_KIND] in (_TICK, _ACTIVATE) else SYMBOL):
+        return MISNAMED
+    return ACCEPTED if is_let_through(body, start, cells, state, shapes, rules) else UNDECIDED
+
+
 def _compiled(source: int) -> Any:
     @kept
     def decode(
         data: Bytes, lengths: Int64, ids: Int64, entries: Int64, code: Int64, numbers: Int32, forms: NDArray[np.uint8],
-        shapes: Int64, rules: Int64, kind: NDArray[np.uint8], key: Int32, ts_event: Int64, ts_recv: Int64, start: Int64,
-        body: Int64, text_start: Int64, text_end: Int64, order: Int32,
+        shapes: Int64, rules: Int64, verdict: NDArray[np.uint8], kind: NDArray[np.uint8], key: Int32, ts_event: Int64,
+        ts_recv: Int64, start: Int64, body: Int64, text_start: Int64, text_end: Int64, order: Int32,
     ) -> tuple[int, int]:  # fmt: skip
         """Decode all records; returns how many keys (their numbers in `order`) and texts there are."""
         _ = source
@@ -258,8 +307,8 @@ def _compiled(source: int) -> Any:
                         code, entries[plan], data, first + _HEADER, end, cells, left, marks, state, body, text_start,
                         text_end,
                     )  # fmt: skip
-            form = forms[numbers[i]]
-            if behind == end and is_accepted(form, body, top, cells, state, shapes, rules):
+            verdict[i] = verdict_of(behind, end, forms[numbers[i]], body, top, cells, state, shapes, rules)
+            if verdict[i] == ACCEPTED:
                 if place_of[numbers[i]] < 0:
                     place_of[numbers[i]] = keys
                     order[keys] = numbers[i]
@@ -269,6 +318,7 @@ def _compiled(source: int) -> Any:
                 top, texts = state[_TOP], state[_TEXTS]
             else:
                 kind[i], key[i], ts_event[i], ts_recv[i] = 0, -1, 0, 0
+                verdict[i] = verdict[i] if plan == OURS else UNDECIDED
                 body[top] = 0
                 top += 1
         start[len(lengths)] = top

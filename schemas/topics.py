@@ -19,6 +19,8 @@ DEAD_LETTERS = "dead.letters.v1"
 READY = "features.ready.v1"
 CLOCK_KEY = "*"
 """Key of Tick and Activate: they go to every partition, not to the one their key hashes to."""
+REFUSED_KEY = "?"
+"""Key of REFUSED rows: the original may be no text at all."""
 
 _DAY_MS = 86_400_000
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from schemas.codec import REFUSED_KEY, DeadLetter, TapeCodec
+from schemas.codec import DeadLetter, TapeCodec
 from schemas.columns import to_events
 from schemas.errors import RecordRefused
 from schemas.events import Event, Kind
+from schemas.topics import REFUSED_KEY
 
 Message = tuple[bytes | None, bytes | None]
 FIRST = 40
