@@ -2,8 +2,8 @@
 
 Input: records on the wire, one behind another; the plans of `schemas.tape_plan`; number and form of each record's key.
 Output: the arrays of `Columns`; where each text lies in the bytes; a verdict on each record. One that is not accepted
-    has kind REFUSED, key -1 and a body of one word. What is UNDECIDED is for fastavro and the gate to decide, so accepting
-    less than they do is always right.
+    has kind REFUSED, key -1 and a body of one word. What is UNDECIDED is left to fastavro and the gate to decide, so to
+    accept less than they do is always right.
 Errors: none; whatever the bytes are, nothing is read or written outside of the arrays.
 """
 
