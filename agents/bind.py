@@ -28,6 +28,7 @@ from tables import store
 
 logger = logging.getLogger(__name__)
 
+STATE_TABLE: Final = "state"
 STREAM_BATCHES: Final = 4
 """Batches that wait between the consumer and the lanes, over all partitions."""
 
@@ -46,7 +47,7 @@ class BatchSchema(faust.Schema[Any, RawBatch]):
         return decode
 
 
-def bind(app: faust.App, name: str, topics: Sequence[str], lanes: Lanes) -> None:
+def bind(app: faust.App, name: str, topics: Sequence[str], lanes: Lanes, purpose: str = "") -> None:
     """Register a Faust agent that feeds every batch of `topics` to `lanes`. They acknowledge it."""
     source = app.topic(*topics, schema=BatchSchema(), maxsize=STREAM_BATCHES)
 
@@ -54,6 +55,7 @@ def bind(app: faust.App, name: str, topics: Sequence[str], lanes: Lanes) -> None
         async for event in stream.noack().events():
             await lanes.put(event.value, event.message.generation_id or 0, event.ack)
 
+    feed.__doc__ = purpose  # what `faust agents` shows
     app.agent(source, name=name, supervisor_strategy=CrashingSupervisor)(feed)
 
 
@@ -62,7 +64,10 @@ def state_table(app: faust.App, partitions: int) -> TableT[bytes, bytes]:
 
     The app's store must be `tables.store.URL`: Faust takes a URL without a path in a table's own argument for none.
     """
-    return app.Table("state", partitions=partitions, key_type=bytes, value_type=bytes, options=dict(store.OPTIONS))
+    return app.Table(
+        STATE_TABLE, help="what is remembered of each instrument", partitions=partitions, key_type=bytes,
+        value_type=bytes, options=dict(store.OPTIONS),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

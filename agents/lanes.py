@@ -149,6 +149,10 @@ class Lanes:
             self._lanes[place] = (lane, task)
         await self._lanes[place][0].put(raw, ack)
 
+    def handed(self) -> dict[tuple[str, int], int]:
+        """Topic and partition of each lane that had a batch: one after the last offset its agent was given."""
+        return {place: lane.last_offset + 1 for place, (lane, _) in self._lanes.items() if lane.last_offset >= 0}
+
     async def close(self, generation: int, seconds: float) -> bool:
         """Close every lane of an assignment. False if an agent did not end within `seconds` and was cancelled.
 

@@ -37,9 +37,13 @@ async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, an
         if len(vectors):
             rows = newest_rows(vectors)
             if len(rows) < len(vectors):
-                await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()])
+                await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()], _wait)
             else:
-                await sink.put(vectors, values)
+                await sink.put(vectors, values, _wait)
             if announce is not None:
                 await announce(vectors)
         batch.ack()
+
+
+def _wait() -> None:
+    """A sink that has to wait holds up its topic only."""

@@ -6,7 +6,7 @@ agents cannot tell the difference, which is why both give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas.codec import DeadLetter
@@ -109,8 +109,11 @@ class Emit(Protocol):
 class LatestSink(Protocol):
     """Serves the newest vector of each instrument."""
 
-    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
-        """Replace what is older; what is newer or equal stays. At most one vector per instrument, row i is value i."""
+    async def put(self, vectors: Vectors, values: Sequence[bytes], down: Callable[[], None]) -> None:
+        """Replace what is older; what is newer or equal stays. At most one vector per instrument, row i is value i.
+
+        `down` is called whenever it finds that it will have to wait.
+        """
 
 
 class Announce(Protocol):

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
     batch_size: int = Field(10_000, ge=1, le=1_000_000, description="records of a batch at most; never changes a bit")
     epoch_s: float = Field(1.0, gt=0, le=60.0, description="how often states are saved and offsets committed")
 
+    slow_vector_s: float = Field(
+        0.070, gt=0, le=3600.0, description="vectors that come so long after their Tick are warned of, once a second"
+    )
+    web_port: int = Field(0, ge=0, le=65_535, description="port of the worker's web server; 0 is none")
+    web_host: str = Field(
+        "127.0.0.1", min_length=1, max_length=255, description="address the web server binds; 0.0.0.0 is every one"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="least severe line to log")
 
     @field_validator("data_dir", "archive_dir")

@@ -225,7 +225,7 @@ def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings
     codec = TapeCodec(open_registry(settings.registry))
     by_role: Mapping[str, str] = groups(settings)
     topics = {TAPE: ["features", "archive"]}
-    topics |= {each.topic: ["latest", "archive"] for each in load_all(settings.feature_sets)}
+    topics |= {each.topic: ["archive"] for each in load_all(settings.feature_sets)}
     with _working(settings, folder / "worker.log") as worker:
         on_tape, *on_vectors = [
             stack.enter_context(

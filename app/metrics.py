@@ -6,14 +6,65 @@ Units: as each name says.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector, disable_created_metrics
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from app.histogram import LONG_SECONDS, RECORDS, SECONDS, Histogram
 
 REGISTRY: Final = CollectorRegistry()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when each counter began: a sample more for every one, which nobody asks for
 PROCESS: Final = ProcessCollector(registry=REGISTRY)
+
+
+class Consuming(Protocol):
+    """A role's consumer, as far as it is asked at each scrape."""
+
+    def lag(self) -> Mapping[tuple[str, int], int]:
+        """Records not handed over yet, by topic and partition."""
+
+    def missed(self) -> int:
+        """Records that were gone before they were read."""
+
+
+class Consumers(Collector):
+    """What is not counted but looked up when somebody asks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._roles: dict[str, Consuming] = {}
+        registry.register(self)
+
+    def follow(self, role: str, consuming: Consuming) -> None:
+        """Export a role from now on."""
+        self._roles[role] = consuming
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without samples."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        lag, missed = self._families()
+        for role, consuming in self._roles.items():
+            for (topic, partition), records in consuming.lag().items():
+                lag.add_metric([role, topic, str(partition)], records)
+            missed.add_metric([role], consuming.missed())
+        yield from (lag, missed)
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, CounterMetricFamily]:
+        lag = "Records on the broker that the role's agent was not given yet."
+        missed = "Records that were gone from the broker before they were read."
+        return (
+            GaugeMetricFamily("consumer_lag_records", lag, labels=["role", "topic", "partition"]),
+            CounterMetricFamily("records_missed", missed, labels=["role"]),
+        )
+
+
+consumers: Final = Consumers(REGISTRY)
 
 event_to_vector: Final = Histogram(
     "event_to_vector_seconds",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import isnan
 from typing import Any, Final
@@ -85,25 +85,28 @@ class PartitionLatest:
         """`connection` is redis-py's, nobody else's."""
         self._connection, self._frames, self._token = connection, frames, token
         self._has_hash, self._chunk = has_hash, chunk
+        self.is_down = False
+        """Whether Redis took nothing when it was last tried."""
         self._is_alone = False
         """Whether nobody but us has written the partition since our last writing."""
         self._times: dict[str, int] = {}
         """Times of the values in Redis that are known for as long as we are alone."""
 
-    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
+    async def put(self, vectors: Vectors, values: Sequence[bytes], down: Callable[[], None]) -> None:
         """Replace what is older; at most one vector per instrument. Waits for a Redis that does not take it."""
-        is_down = False
         while True:
             try:
                 await self._try(vectors, values)
                 break
             except (redis.RedisError, OSError) as error:
-                if not is_down:
+                if not self.is_down:
                     logger.warning("Redis does not take the latest vectors, trying on: %s", error)
-                is_down = True
+                self.is_down = True
+                down()
             await asyncio.sleep(RETRY_S)
-        if is_down:
+        if self.is_down:
             logger.warning("Redis takes the latest vectors again")
+        self.is_down = False
 
     async def close(self) -> None:
         """Close the connection."""

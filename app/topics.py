@@ -21,7 +21,7 @@ from app.publish import broker_down
 from schemas import limits
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet, load_all
-from schemas.topics import TAPE, TOPICS, Topic, vectors_topic
+from schemas.topics import DEAD_LETTERS, TAPE, TOPICS, Topic, vectors_topic
 
 ROLES: Final = ("features", "latest", "archive")
 ANSWER_S: Final = 5.0
@@ -58,6 +58,13 @@ def groups(settings: Settings) -> dict[str, str]:
     sets = sets_name(load_all(settings.feature_sets))
     names = {"features": f"features-{sets}", "latest": f"latest-{sets}", "archive": "archive"}
     return {role: f"{settings.topic_prefix}onetape-{name}" for role, name in names.items()}
+
+
+def sources(settings: Settings, role: str) -> list[str]:
+    """Topics a role reads."""
+    vectors = [each.topic for each in load_all(settings.feature_sets)]
+    topics = {"features": [TAPE], "latest": vectors, "archive": [TAPE, *vectors, DEAD_LETTERS]}
+    return [wire_topic(settings, topic) for topic in topics[role]]
 
 
 def changelog_of(group: str) -> str:

@@ -31,6 +31,7 @@ from yarl import URL
 
 from agents.ports import RawBatch
 from app.fetching import ConsumerThread
+from schemas.topics import partition_of
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +226,15 @@ class Consumer(driver.Consumer):
             self._on_broker.update(offsets)
         return is_done
 
+    def lag(self, handed: Mapping[tuple[str, int], int]) -> dict[TP, int]:
+        """Records of each assigned partition from `handed` on, or else from the first not delivered, where known."""
+        found = {}
+        for tp, ledger in self._ledgers.items():
+            end = self.highwater(tp)
+            if end is not None:
+                found[tp] = max(0, end - handed.get((tp.topic, tp.partition), ledger.next))
+        return found
+
     def uncommitted(self) -> set[TP]:
         """Partitions with acknowledged batches whose commit the broker has not confirmed."""
         ends = {tp: ledger.committable() for tp, ledger in self._ledgers.items()}
@@ -253,6 +263,17 @@ class Consumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
 
+class Producer(driver.Producer):
+    """Faust's producer, which only its router asks here, for the partition of an instrument.
+
+    It would look in the metadata of topics it produces to; there are none, for app/producer.py does that.
+    """
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        """Partition of an instrument's records, and of its state."""
+        return TP(topic, partition_of(key.decode(), self.app.conf.topic_partitions))
+
+
 class Transport(driver.Transport):
     """Faust's Kafka transport with batches for `sources`; put it in with `app.transport = Transport(...)`.
 
@@ -261,6 +282,7 @@ class Transport(driver.Transport):
     """
 
     Consumer = Consumer
+    Producer = Producer
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ Units: seconds.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gc
 import json
@@ -29,12 +30,14 @@ from faust.exceptions import ConsistencyError, ProducerSendError
 
 from agents.plan import Plan
 from app.config import Settings
+from app.metrics import consumers
 from app.redis_latest import check_redis
 from app.roles.archive import archive_role
 from app.roles.features import features_role
 from app.roles.latest import latest_role
 from app.roles.role import CLOSE_S, Fail, PartitionsLost, Pulse, Role
 from app.topics import ROLES, ensure_topics, tape_origin
+from app.web import serve_web
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
 from schemas.feature_sets import load_all
@@ -46,6 +49,7 @@ STOP_S: Final = 4.0
 PARENTLESS_S: Final = 15.0
 GC_THRESHOLDS: Final = (100_000, 20, 100)
 """Objects made, and collections of the younger, before a generation is looked through; Python's own: 700, 10, 10."""
+ADDRESS_REFUSED: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 QUIET: Final = {
     "faust": logging.ERROR,
     "mode": logging.ERROR,
@@ -124,7 +128,13 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _named(error: BaseException, settings: Settings) -> BaseException:
-    """Faust's word for states of another broker, as an error for people."""
+    """Faust's word for states of another broker, or the web server's for its address, as an error for people."""
+    if settings.web_port and isinstance(error, OSError) and error.errno in ADDRESS_REFUSED:
+        return UsageError(
+            f"the web server cannot have port {settings.web_port} of {settings.web_host}",
+            expected="an address of this machine and a port that is free", was=str(error.strerror),
+            action="set ONETAPE_WEB_PORT (0 is no web server) or ONETAPE_WEB_HOST",
+        )  # fmt: skip
     if not isinstance(error, ConsistencyError):
         return error
     return StateRefused(
@@ -184,11 +194,15 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
     async with AsyncExitStack() as stack:
         started: list[Role] = []
         if "features" in roles:
-            started.append(features_role(settings, stack, pulse.fence, fail))
-        if "latest" in roles:
+            started.append(features_role(settings, stack, pulse.fence, fail, serves="latest" in roles))
+        elif "latest" in roles:
             started.append(latest_role(settings, stack, fail))
         if "archive" in roles:
             started.append(archive_role(settings, stack, fail))
+        for role in started:
+            consumers.follow(role.name, role)
+        if settings.web_port:
+            serve_web(settings, started)
         _spare_collector()
         starting = [asyncio.create_task(_guarded_start(role, fail)) for role in started]
         pulse.start()

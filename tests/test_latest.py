@@ -19,7 +19,7 @@ from app.config import load_settings
 from app.embedded import EmbeddedRedis
 from app.redis_frames import hash_key, latest_key, writer_key
 from app.redis_latest import CHUNK, PartitionLatest, RedisLatest, check_redis
-from app.roles.latest import check_hash
+from app.serving import check_hash
 from schemas import feature_sets, limits
 from schemas.errors import DependencyDown, UsageError
 from schemas.registry import FileRegistry
@@ -68,7 +68,7 @@ def values_of(codec: VectorCodec, rows: Rows) -> list[bytes]:
 
 
 async def put(codec: VectorCodec, sink: PartitionLatest, rows: Rows) -> None:
-    await sink.put(vectors_of(rows), values_of(codec, rows))
+    await sink.put(vectors_of(rows), values_of(codec, rows), lambda: None)
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -18,7 +18,7 @@ TOP_LEVEL = {
     "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "requirements.lock",
 }  # fmt: skip
 VAGUE = {"utils", "helpers", "common", "base", "manager", "models"}
-ENTRY_POINTS = {"app.cli"}
+ENTRY_POINTS = {"app.cli", "app.faust_app"}
 
 FAUST_HOMES = {"agents/bind.py", "tables/store.py"}
 WALL_CLOCK = {

@@ -58,6 +58,9 @@ READ = {
     "aiokafka.consumer.fetcher:Fetcher._proc_fetch_request": "59bf948f",
     "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be434889",
     "faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.on_start": "38b4e8bd",
+    "faust.transport.drivers.aiokafka:Producer.key_partition": "c713c4d7",
+    "faust.cli.base:AppCommand.run_using_worker": "ce3b8367",
+    "faust.cli.worker:worker._init_worker_options": "24f65ab5",
     "faust.stores.rocksdb:Store.apply_changelog_batch": "ea3344d3",
     "faust.stores.rocksdb:Store._open_for_partition": "1dc4e011",
     "faust.stores.rocksdb:Store.revoke_partitions": "3f85447a",
@@ -75,7 +78,7 @@ def test_faust_is_as_it_was_read(place: str) -> None:
     module, _, path = place.partition(":")
     source = inspect.getsource(reduce(getattr, path.split("."), import_module(module)))
     assert hashlib.sha256(source.encode()).hexdigest()[:8] == READ[place], (
-        f"{place} has changed: read it against app/transport.py, app/fetching.py and tables/store.py, "
+        f"{place} has changed: read it against app/transport.py, app/fetching.py, tables/store.py, app/faust_app.py, "
         "run tests/test_worker.py, then put the new digest here"
     )
 

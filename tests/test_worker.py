@@ -151,9 +151,10 @@ def wait_done(settings: Settings, worker: run.Worker, ends: list[int], roles: Co
     run.wait_committed(settings, worker, ends)
     if "archive" in roles:
         run.wait_committed(settings, worker, ends, TAPE, "archive")
+    readers = set(roles) - {"features"} - ({"latest"} if "features" in roles else set())
     for topic in [each.topic for each in load_all(settings.feature_sets)]:
         vectors = [len(run.read_topic(settings, topic, p)) for p in range(settings.partitions)]
-        for role in {"latest", "archive"} & set(roles):
+        for role in readers:
             run.wait_committed(settings, worker, vectors, topic, role)
 
 

@@ -15,13 +15,13 @@ from agents.bind import ArchiveReader
 from agents.lanes import Epoch, Lane, Lanes
 from app.archive_files import ArchiveFiles
 from app.config import Settings
+from app.roles.observed import ObservedBatches, unobserved
 from app.roles.role import Fail, Role, make_app, make_role, nothing_to_settle
-from app.topics import groups, tape_origin, wire_topic
+from app.topics import groups, tape_origin
 from replay.archive import live
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.feature_sets import load_all
 from schemas.registry import open_registry
-from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec
 
 
@@ -41,9 +41,8 @@ def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
     reader = ArchiveReader(TapeCodec(registry), DeadLetterCodec(registry), vectors, settings.topic_prefix)
 
     async def run(lane: Lane) -> None:
-        await archive_agent(lane.batches(reader), sink)
+        await archive_agent(lane.batches(ObservedBatches(reader, "archive", unobserved)), sink)
 
     epoch = Epoch(settings.archive_flush_s, settings.archive_segment_rows, time.monotonic)
-    topics = [wire_topic(settings, topic) for topic in (TAPE, *vectors, DEAD_LETTERS)]
     app = make_app(settings, "archive", groups(settings)["archive"])
-    return make_role(app, settings, "archive", topics, Lanes(run, epoch, fail), nothing_to_settle)
+    return make_role(app, settings, "archive", Lanes(run, epoch, fail), nothing_to_settle)

@@ -9,19 +9,24 @@ Errors: `fail` gets what ends the worker.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from faust.exceptions import ProducerSendError
 from faust.types import TP
 
-from agents.bind import LaneStates, TapeReader, state_table
+from agents.bind import LaneStates, TapeBatch, TapeReader, state_table
 from agents.engine import Engine
 from agents.features import features_agent
 from agents.lanes import Epoch, Lane, Lanes
+from app import metrics
 from app.config import Settings
+from app.latency import LaneLatency, Slow
 from app.producer import DeliveryFailed, Producer
+from app.roles.observed import ObservedBatches, ObservedStates
 from app.roles.role import Fail, Role, make_app, make_role
+from app.serving import Outlet, Serving
 from app.topics import changelog_of, groups, wire_topic
 from app.transport import FETCH_RECORDS
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
@@ -33,8 +38,10 @@ from schemas.vectors import VectorCodec, Vectors
 from tables import store
 
 
-def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[], None], fail: Fail) -> Role:
-    """Tape -> vectors of every feature set in one pass, dead letters, states."""
+def features_role(
+    settings: Settings, stack: AsyncExitStack, fence: Callable[[], None], fail: Fail, *, serves: bool
+) -> Role:
+    """Tape -> vectors of every feature set in one pass, dead letters, states; and to Redis if it `serves` them."""
     sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
     letters, group = DeadLetterCodec(registry), groups(settings)["features"]
     producer, states = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
@@ -46,8 +53,11 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
     outputs = {each.id: (wire_topic(settings, each.topic), VectorCodec(registry, each)) for each in sets}
     made: list[store.Changelog] = []
 
-    def states_of(lane: Lane) -> LaneStates:
-        return LaneStates(changelog(), lane, lambda partition: app.consumer.highwater(TP(tape, partition)), fence)
+    def states_of(lane: Lane) -> ObservedStates:
+        return ObservedStates(LaneStates(changelog(), lane, end_offset, fence))
+
+    def end_offset(partition: int) -> int | None:
+        return app.consumer.highwater(TP(tape, partition))
 
     def changelog() -> store.Changelog:
         if not made:
@@ -57,6 +67,8 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
 
     async def bury(partition: int, refused: Sequence[DeadLetter]) -> None:
         await producer.send(buried, partition, [(letter.key, letters.encode(letter)) for letter in refused])
+        for reason, count in Counter(letter.reason for letter in refused).items():
+            metrics.dead_letters_total.labels(reason).inc(count)
 
     async def settle(offsets: Mapping[TP, int]) -> None:
         try:
@@ -65,18 +77,52 @@ def features_role(settings: Settings, stack: AsyncExitStack, fence: Callable[[],
             fail(error)
             raise ProducerSendError(str(error)) from error
 
-    reader = TapeReader(TapeCodec(registry), bury)
+    reader, slow = TapeReader(TapeCodec(registry), bury), Slow(settings.slow_vector_s, time.monotonic)
+
+    outlet = Outlet(settings, stack, sets, registry, group) if serves else None
 
     async def run(lane: Lane) -> None:
+        latency = LaneLatency(lane.partition, sets, slow, time.time_ns)
+
+        def read(batch: TapeBatch) -> None:
+            latency.read(batch.columns)
+
         async def emit(vectors: Vectors) -> None:
             output, codec = outputs[vectors.feature_set.id]
-            await producer.send(output, lane.partition, codec.encode(vectors))
+            messages, received, serving = (
+                codec.encode(vectors),
+                latency.sending(vectors),
+                served.get(vectors.feature_set.id),
+            )
+            if serving is not None:
+                serving.offer(vectors, [value for _, value in messages], received)
+            await producer.send(output, lane.partition, messages)
+            latency.sent(vectors)
+            if serving is not None:
+                await serving.settled()
 
-        await features_agent(lane.batches(reader), states_of(lane), emit, sets)
+        batches = lane.batches(ObservedBatches(reader, "features", read))
+        async with AsyncExitStack() as assigned:
+            assigned.callback(latency.close)
+            served = await _served(assigned, outlet, sets, lane.partition, fail)
+            await features_agent(batches, states_of(lane), emit, sets)
 
     _compile_kernels(sets)
     epoch = Epoch(settings.epoch_s, FETCH_RECORDS * 100, time.monotonic)
-    return make_role(app, settings, "features", [tape], Lanes(run, epoch, fail), settle)
+    return make_role(app, settings, "features", Lanes(run, epoch, fail), settle)
+
+
+async def _served(
+    assigned: AsyncExitStack, outlet: Outlet | None, sets: Sequence[FeatureSet], partition: int, fail: Fail
+) -> dict[str, Serving]:
+    """What serves each feature set of a partition until it is taken away; nothing without an outlet."""
+    served: dict[str, Serving] = {}
+    if outlet is not None:
+        for each in sets:
+            sink, announce = await assigned.enter_async_context(outlet.of(each, partition))
+            served[each.id] = Serving(sink, announce, fail)
+            assigned.push_async_callback(served[each.id].close)
+    return served
 
 
 def _compile_kernels(sets: Sequence[FeatureSet]) -> None:

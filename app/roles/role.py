@@ -9,7 +9,7 @@ Errors: PartitionsLost after a standstill.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from faust.types import TP
 from agents.bind import bind
 from agents.lanes import Lanes
 from app.config import Settings
+from app.topics import sources
 from app.transport import FETCH_RECORDS, Consumer, Transport
 from schemas.errors import CheckFailed
 from tables import store
@@ -26,6 +27,12 @@ from tables import store
 CLOSE_S: Final = 4.0
 NEVER_S: Final = 1e9
 FETCH_BYTES: Final = 4 << 20
+READY: Final = "ready"
+PURPOSES: Final = {
+    "features": "tape -> feature vectors, dead letters",
+    "latest": "feature vectors -> Redis",
+    "archive": "tape, feature vectors, dead letters -> Parquet",
+}
 
 Fail = Callable[[BaseException], None]
 Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
@@ -39,8 +46,38 @@ class PartitionsLost(CheckFailed):
 class Role:
     """A Faust app and the lanes its agent feeds."""
 
+    name: str
     app: faust.App
     lanes: Lanes
+
+    def state(self) -> str:
+        """What it is doing, in one word; READY when it handles the partitions it has, if any."""
+        if not self.app.started:
+            return "starting"
+        if self.app.rebalancing:
+            return "rebalancing"
+        return READY if self.app.tables.actives_ready else "recovering"
+
+    def partitions(self) -> dict[str, list[int]]:
+        """The partitions it has, by topic."""
+        found: dict[str, list[int]] = {}
+        for tp in sorted(self._consumer().assignment() if self.app.started else ()):
+            found.setdefault(tp.topic, []).append(tp.partition)
+        return found
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """Records on the broker that no agent was given yet, by topic and partition, as far as known."""
+        found = self._consumer().lag(self.lanes.handed()) if self.app.started else {}
+        return {(tp.topic, tp.partition): records for tp, records in found.items()}
+
+    def missed(self) -> int:
+        """Offsets passed because the broker has no records there."""
+        return self._consumer().missed if self.app.started else 0
+
+    def _consumer(self) -> Consumer:
+        consumer = self.app.consumer
+        assert isinstance(consumer, Consumer)
+        return consumer
 
     async def close(self) -> bool:
         """Save and acknowledge what was read; nothing more is read then. False if a lane was cut off."""
@@ -48,8 +85,7 @@ class Role:
 
     async def commit(self) -> bool:
         """Commit what is acknowledged. False if the broker does not have it."""
-        consumer = self.app.consumer
-        assert isinstance(consumer, Consumer)
+        consumer = self._consumer()
         if consumer.assignment():
             for _ in range(2):  # the first may only wait for one that began earlier
                 await consumer.commit()
@@ -89,15 +125,15 @@ async def nothing_to_settle(offsets: Mapping[TP, int]) -> None:
 
 def make_app(settings: Settings, role: str, group: str) -> faust.App:
     """A group's states lie in a folder of their own: those of other feature sets are others."""
-    folder = settings.data_dir / role / group
-    folder.mkdir(parents=True, exist_ok=True)
     return faust.App(
         group,
         broker=[f"kafka://{broker.strip()}" for broker in settings.brokers.split(",")],
-        datadir=folder,
+        datadir=settings.data_dir / role / group,
         store=store.URL,
         autodiscover=False,
-        web_enabled=False,
+        web_enabled=False,  # see app/web.py
+        web_stats_enabled=True,
+        web_metrics_enabled=True,
         topic_allow_declare=False,  # app.topics makes them
         topic_disable_leader=True,
         topic_partitions=settings.partitions,
@@ -114,14 +150,13 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
     )
 
 
-def make_role(
-    app: faust.App, settings: Settings, name: str, topics: Sequence[str], lanes: Lanes, before_commit: Commit
-) -> Role:
+def make_role(app: faust.App, settings: Settings, name: str, lanes: Lanes, before_commit: Commit) -> Role:
     """Put the batch transport in and register the agent."""
-    role = Role(app, lanes)
+    app.conf.datadir.mkdir(parents=True, exist_ok=True)
+    role, topics = Role(name, app, lanes), sources(settings, name)
     app.transport = Transport(
         app.conf.broker_consumer, app, sources=frozenset(topics), batch_size=settings.batch_size,
         before_commit=before_commit, before_revoke=role.close,
     )  # fmt: skip
-    bind(app, name, topics, lanes)
+    bind(app, name, topics, lanes, PURPOSES[name])
     return role

@@ -1,0 +1,182 @@
+"""Serves vectors where they are made: to Redis while the broker still takes them, and tells of them then.
+
+A reader of Redis need not wait for the broker. What he reads follows from the tape, which has it already: should this
+worker die before the features topic has a vector, the next one makes the same bytes again.
+
+Input: vectors of one partition and one feature set, and their bytes as on the topic.
+Output: the newest of each instrument in Redis; features.ready.v1.
+State: what waits. While Redis takes nothing that is no more than a few batches and one vector per instrument.
+Errors: `failed` gets what is not just Redis's silence; UsageError for hashes of a feature set that is not computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from agents.latest import newest_rows
+from agents.ports import Announce
+from agents.ready import ReadyGate
+from app import metrics
+from app.config import Settings
+from app.producer import Producer
+from app.redis_latest import PartitionLatest, RedisLatest
+from app.topics import wire_topic
+from schemas.columns import Int64
+from schemas.errors import UsageError
+from schemas.feature_sets import FeatureSet
+from schemas.ready import ReadyCodec
+from schemas.registry import SchemaRegistry
+from schemas.topics import READY
+from schemas.vectors import Vectors
+
+WAITING: Final = 4
+"""Offers that wait before they become one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """The notifications of a worker; none without a producer."""
+
+    producer: Producer | None
+    topic: str
+    codec: ReadyCodec
+    threshold: float | None
+
+    def of(self, feature_set: FeatureSet, partition: int) -> Announce | None:
+        """Tells of one partition's vectors, as whole batches."""
+        producer, gate = self.producer, ReadyGate(feature_set, self.threshold)
+        if producer is None:
+            return None
+        published = metrics.ready_published_total.labels(feature_set.id)
+        suppressed = metrics.ready_suppressed_total.labels(feature_set.id)
+
+        async def announce(vectors: Vectors) -> None:
+            picked = gate.pick(vectors)
+            suppressed.inc(picked.suppressed)
+            told = vectors if picked.told.all() else vectors.select(picked.told)
+            await producer.send(self.topic, partition, self.codec.encode(told))
+            published.inc(len(told))
+
+        return announce
+
+
+class Outlet:
+    """Redis and the notifications of one worker, whichever of its roles serves vectors."""
+
+    def __init__(
+        self, settings: Settings, stack: AsyncExitStack, sets: Sequence[FeatureSet], registry: SchemaRegistry, name: str
+    ) -> None:
+        """`name` tells its producer from others. Errors: UsageError."""
+        check_hash(settings, sets)
+        self._latest = {
+            each.id: RedisLatest(
+                settings.redis_url, each, settings.redis_ttl_s, has_hash=each.id == settings.redis_hash
+            )
+            for each in sets
+        }
+        producer = None if settings.ready == "off" else Producer(settings.brokers, f"{name}-ready")
+        if producer is not None:
+            stack.push_async_callback(producer.close)
+        threshold = settings.ready_threshold if settings.ready == "changed" else None
+        self._notifications = Notifications(producer, wire_topic(settings, READY), ReadyCodec(registry), threshold)
+
+    @asynccontextmanager
+    async def of(
+        self, feature_set: FeatureSet, partition: int
+    ) -> AsyncIterator[tuple[PartitionLatest, Announce | None]]:
+        """The sink and the notifications of one partition, for as long as it is assigned."""
+        async with self._latest[feature_set.id].sink(partition) as sink:
+            yield sink, self._notifications.of(feature_set, partition)
+
+
+class Offer(NamedTuple):
+    """Vectors, their bytes as on the topic, and when the events were received that they are the first to hold."""
+
+    vectors: Vectors
+    values: Sequence[bytes]
+    received: Int64
+
+
+class Serving:
+    """One partition of one feature set, for as long as it is assigned."""
+
+    def __init__(
+        self, sink: PartitionLatest, announce: Announce | None, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._sink, self._announce, self._failed = sink, announce, failed
+        self._waiting: list[Offer] = []
+        self._offered, self._settled = asyncio.Event(), asyncio.Event()
+        self._settled.set()
+        self._task = asyncio.create_task(self._guard())
+
+    def offer(self, vectors: Vectors, values: Sequence[bytes], received: Int64) -> None:
+        """Serve them as soon as possible."""
+        self._waiting.append(Offer(vectors, values, received))
+        if len(self._waiting) > WAITING:
+            self._waiting = [_newest(self._waiting)]
+        if not self._sink.is_down:
+            self._settled.clear()
+        self._offered.set()
+
+    async def settled(self) -> None:
+        """Returns when what was offered can be read; at once while Redis takes nothing, which holds up no agent."""
+        await self._settled.wait()
+
+    async def close(self) -> None:
+        """Serve no more; what was offered and not settled is made again by whoever has the partition next."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _guard(self) -> None:
+        try:
+            await self._serve()
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self._settled.set()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._offered.wait()
+            self._offered.clear()
+            while self._waiting:
+                vectors, values, received = _newest(self._waiting)
+                self._waiting = []
+                await self._sink.put(vectors, values, self._settled.set)
+                now, name = time.time_ns(), vectors.feature_set.id
+                metrics.tick_to_readable.labels(name).observe_ages(now, vectors.time)
+                metrics.event_to_readable.labels(name).observe_ages(now, received)
+                if self._announce is not None:
+                    await self._announce(vectors)
+            self._settled.set()
+
+
+def _newest(offers: Sequence[Offer]) -> Offer:
+    """The newest vector of each instrument."""
+    vectors, values, received = offers[0]
+    if len(offers) > 1:
+        vectors = Vectors.concat([offer.vectors for offer in offers])
+        values = [value for offer in offers for value in offer.values]
+        received = np.concatenate([offer.received for offer in offers])
+    rows = newest_rows(vectors)
+    if len(rows) == len(vectors):
+        return Offer(vectors, values, received)
+    return Offer(vectors.select(rows), [values[row] for row in rows.tolist()], received)
+
+
+def check_hash(settings: Settings, sets: Sequence[FeatureSet]) -> None:
+    """Errors: UsageError for readable hashes of a feature set that is not computed."""
+    ids = [each.id for each in sets]
+    if settings.redis_hash and settings.redis_hash not in ids:
+        raise UsageError(
+            "ONETAPE_REDIS_HASH is no feature set of this worker", expected=" or ".join(ids), was=settings.redis_hash,
+            action="correct ONETAPE_REDIS_HASH or add the set to ONETAPE_FEATURE_SETS",
+        )  # fmt: skip

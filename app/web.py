@@ -1,0 +1,89 @@
+"""The worker's web server: Faust's own, with its views of every role, and `/metrics`, `/health` and `/ready` for all.
+
+Input: the worker's roles.
+Output: one server on `web_host`:`web_port`. Faust's views of the first role are at `/` (statistics), `/assignment/`,
+    `/router/`, `/table/` and `/performance/`; those of any other role are below its name, as `/latest/assignment/`.
+Errors: OSError from the start of the first role's app when the address cannot be used.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from faust import web
+from faust.exceptions import SameNode
+from faust.web.drivers.aiohttp import Web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from yarl import URL
+
+from agents.bind import STATE_TABLE
+from app.config import Settings
+from app.metrics import REGISTRY
+from app.roles.role import READY, Role
+from tables.store import unpack
+
+
+def serve_web(settings: Settings, roles: Sequence[Role]) -> None:
+    """Put the server into the first role's app, which is not started yet."""
+    first, *others = roles
+    for role in roles:
+        conf = role.app.conf
+        conf.web_bind, conf.web_port, conf.canonical_url = settings.web_host, settings.web_port, _canonical(settings)
+    first.app.conf.web_enabled = True
+    _add_views(first, roles)
+    for role in others:
+        driver = _driver(role)
+        driver.init_server()
+        _driver(first).web_app.add_subapp(f"/{role.name}/", driver.web_app)
+
+
+def _canonical(settings: Settings) -> URL:
+    """Where other workers of the group find this one: Faust's router names it for each key."""
+    is_every_address = settings.web_host in ("0.0.0.0", "::")
+    return URL.build(
+        scheme="http", host=socket.gethostname() if is_every_address else settings.web_host, port=settings.web_port
+    )
+
+
+def _driver(role: Role) -> Web:
+    driver = role.app.web
+    assert isinstance(driver, Web)
+    return driver
+
+
+async def _state(view: web.View, request: web.Request, key: str) -> web.Response:
+    """What is stored of one instrument, without the packed bytes themselves; asks the worker that has it."""
+    try:
+        return await view.app.router.route_req(STATE_TABLE, key, view.web, request)
+    except SameNode:
+        pass
+    table: object = view.app.tables[STATE_TABLE]  # indexed as any table, which Faust's type hint does not know
+    try:
+        saved_through, blob = unpack(cast(Mapping[bytes, bytes], table)[key.encode()])
+    except KeyError:
+        raise view.NotFound("no state of this instrument", key=key) from None
+    return view.json({"instrument": key, "saved_through": saved_through, "bytes": len(blob)})
+
+
+def _add_views(first: Role, roles: Sequence[Role]) -> None:
+    async def metrics(view: web.View, request: web.Request) -> web.Response:
+        """Every metric of this process, in Prometheus's text format."""
+        return view.bytes(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(view: web.View, request: web.Request) -> web.Response:
+        """The process lives and its loop runs; a fault would have ended it."""
+        return view.json({"status": "ok"})
+
+    async def ready(view: web.View, request: web.Request) -> web.Response:
+        """Whether every role handles its partitions, and what it does if not."""
+        states = {role.name: {"state": role.state(), "partitions": role.partitions()} for role in roles}
+        is_ready = all(state["state"] == READY for state in states.values())
+        return view.json({"ready": is_ready, "roles": states}, status=200 if is_ready else 503)
+
+    for path, handler in (("/metrics", metrics), ("/health", health), ("/ready", ready)):
+        first.app.page(path)(handler)
+    if STATE_TABLE in first.app.tables:
+        first.app.page(f"/table/{STATE_TABLE}/{{key}}/")(_state)  # in place of Faust's, which would send the bytes

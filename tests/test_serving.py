@@ -1,0 +1,100 @@
+"""Serving where vectors are made: the newest can be read, and a Redis that is down holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from test_latest import FEATURE_SET, NOW, held, values_of, vectors_of
+
+from app.embedded import EmbeddedRedis
+from app.redis_latest import RedisLatest
+from app.serving import WAITING, Serving
+from schemas.registry import FileRegistry
+from schemas.vectors import VectorCodec, Vectors
+
+NOTHING = np.empty(0, np.int64)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> VectorCodec:
+    return VectorCodec(FileRegistry(tmp_path_factory.mktemp("registry") / "schemas.json"), FEATURE_SET)
+
+
+@pytest.fixture
+def client() -> Iterator[redis.Redis]:
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        yield client
+
+
+def url_of(client: redis.Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return f"redis://{where['host']}:{where['port']}/0"
+
+
+def test_the_newest_is_readable_when_it_is_settled_and_then_told(client: redis.Redis, codec: VectorCodec) -> None:
+    told: list[tuple[str, int]] = []
+
+    async def announce(vectors: Vectors) -> None:
+        assert held(codec, client, vectors.instruments()).keys() == set(vectors.instruments())
+        told.extend(zip(vectors.instruments(), (vectors.time - NOW).tolist(), strict=True))
+
+    async def run() -> None:
+        async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
+            serving = Serving(sink, announce, pytest.fail)
+            for rows in ([("V:A", NOW), ("V:B", NOW), ("V:A", NOW + 1)], [("V:B", NOW + 2)]):
+                serving.offer(vectors_of(rows), values_of(codec, rows), NOTHING)
+            await serving.settled()
+            await serving.close()
+
+    asyncio.run(run())
+    assert held(codec, client, ["V:A", "V:B"]) == {"V:A": NOW + 1, "V:B": NOW + 2}
+    assert sorted(told) == [("V:A", 1), ("V:B", 2)]
+
+
+def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
+    client: redis.Redis, codec: VectorCodec, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
+            serving = Serving(sink, None, pytest.fail)
+            client.config_set("maxmemory", "1")
+            for step in range(3 * WAITING):
+                rows = [("V:A", NOW + step), ("V:B", NOW + step)]
+                serving.offer(vectors_of(rows), values_of(codec, rows), NOTHING)
+                async with asyncio.timeout(20):
+                    await serving.settled()
+            assert sink.is_down
+            assert client.dbsize() == 0
+            assert len(serving._waiting) <= WAITING
+            client.config_set("maxmemory", "0")
+            for _ in range(400):
+                if not sink.is_down:
+                    break
+                await asyncio.sleep(0.05)
+            await serving.close()
+
+    asyncio.run(run())
+    assert "takes the latest vectors again" in caplog.text
+    assert held(codec, client, ["V:A", "V:B"]) == dict.fromkeys(["V:A", "V:B"], NOW + 3 * WAITING - 1)
+
+
+def test_what_it_cannot_serve_fails_the_worker(client: redis.Redis, codec: VectorCodec, tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    async def announce(vectors: Vectors) -> None:
+        raise ConnectionError("no broker")
+
+    async def run() -> None:
+        async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
+            serving = Serving(sink, announce, failures.append)
+            serving.offer(vectors_of([("V:A", NOW)]), values_of(codec, [("V:A", NOW)]), NOTHING)
+            await serving.settled()
+            await serving.close()
+
+    asyncio.run(run())
+    assert [str(failure) for failure in failures] == ["no broker"]
