@@ -30,6 +30,7 @@ from faust.exceptions import ConsistencyError, ProducerSendError
 
 from agents.plan import Plan
 from app.config import Settings
+from app.histogram import prepare
 from app.metrics import consumers
 from app.redis_latest import check_redis
 from app.roles.archive import archive_role
@@ -203,6 +204,7 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
             consumers.follow(role.name, role)
         if settings.web_port:
             serve_web(settings, started)
+        prepare()
         _spare_collector()
         starting = [asyncio.create_task(_guarded_start(role, fail)) for role in started]
         pulse.start()

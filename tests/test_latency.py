@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import metrics
@@ -71,6 +71,7 @@ def waits(now: int, times: Int64) -> float:
     return float(np.maximum(now - times, 0).sum() / NS_PER_S)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.data())
 def test_every_event_is_measured_once_whatever_the_batches(events: list[int], data: st.DataObject) -> None:
     columns, clock = tape(events), Clock()
