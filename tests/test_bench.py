@@ -30,7 +30,7 @@ TINY = Sizes(
     symbols=3, warm_rows=2_000, rounds=2, fast_rows=500, slow_rows=500, naive_rows=500, single_rows=50,
     archive_rows=2_000, thread_rows=2_000, month_rows=2_000, memory_symbols=20,
 )  # fmt: skip
-WITHOUT_PEERS = "naive,single,state,memory,start,month"
+WITHOUT_PEERS = "naive,decode,single,state,memory,start,month"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from app.bench import archives, duels, footprint, suite
+from app.bench import archives, decoding, duels, footprint, suite
 from app.bench.measure import Figure, Stopwatch
 from app.bench.peers import MODULES, peer
 from app.bench.suite import Verdict, chosen
@@ -31,6 +31,7 @@ FIGURES: dict[str, tuple[str, Measure]] = {
     "naive": ("Against the naive version", duels.against_naive),
     "hftbacktest": ("Against hftbacktest's book", duels.against_hftbacktest),
     "nautilus": ("Against nautilus_trader's book", duels.against_nautilus),
+    "decode": ("From Avro to columns", decoding.from_avro),
     "parquet": ("From Parquet to vectors", archives.from_parquet),
     "threads": ("Two threads against one", archives.on_two_threads),
     "single": ("Batches of one record", footprint.batch_of_one),
