@@ -28,6 +28,7 @@ KEYS_MAX = 4 * limits.SYMBOLS_MAX
 """Keys that are remembered; a flood of other ones makes them be learned anew."""
 
 _REASONS = {
+    tape_pass.NOT_WIRE: "not-wire-format",
     tape_pass.NOT_AVRO: "not-avro",
     tape_pass.LONGER: "trailing-bytes",
     tape_pass.MISNAMED: "key-malformed",
@@ -123,7 +124,8 @@ class TapeDecoder:
         accepted, events, reasons = list[int](), ColumnsBuilder(partition), dict[int, str]()
         for row, verdict in verdicts.items():
             key, value = keys[row], values[row]
-            if verdict != tape_pass.UNDECIDED and key is not None and len(key) <= limits.KEY_BYTES_MAX:
+            is_whole = key is not None and value is not None and len(key) <= limits.KEY_BYTES_MAX
+            if is_whole and verdict != tape_pass.UNDECIDED:
                 reasons[row] = _REASONS[verdict]
                 continue
             try:

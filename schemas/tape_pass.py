@@ -27,7 +27,7 @@ Int32 = NDArray[np.int32]
 
 MALFORMED, SYMBOL, CLOCK = range(3)
 """Forms of a key."""
-ACCEPTED, UNDECIDED, NOT_AVRO, LONGER, MISNAMED = range(5)
+ACCEPTED, UNDECIDED, NOT_WIRE, NOT_AVRO, LONGER, MISNAMED = range(6)
 """Verdicts. The last three are sure, of records of our own schema alone: fastavro comes upon the end of the bytes or an
 index behind its list, has bytes left, or the gate a key that is malformed or of another kind. What is damaged is mostly
 one of these, and by an exception each takes fifty times as long as a good record."""
@@ -294,7 +294,8 @@ def _compiled(source: int) -> Any:
             first, end = end, end + lengths[i]
             start[i] = top
             behind = NOWHERE
-            if _HEADER <= end - first <= limits.MESSAGE_BYTES_MAX and data[first] == 0:
+            has_header = end - first >= _HEADER and data[first] == 0
+            if has_header and end - first <= limits.MESSAGE_BYTES_MAX:
                 id_ = (data[first + 1] << 24) | (data[first + 2] << 16) | (data[first + 3] << 8) | data[first + 4]
                 if ids[plan] != id_:
                     plan = 0
@@ -318,7 +319,10 @@ def _compiled(source: int) -> Any:
                 top, texts = state[_TOP], state[_TEXTS]
             else:
                 kind[i], key[i], ts_event[i], ts_recv[i] = 0, -1, 0, 0
-                verdict[i] = verdict[i] if plan == OURS else UNDECIDED
+                if end - first <= limits.MESSAGE_BYTES_MAX and not has_header:
+                    verdict[i] = NOT_WIRE
+                elif plan != OURS:
+                    verdict[i] = UNDECIDED
                 body[top] = 0
                 top += 1
         start[len(lengths)] = top
