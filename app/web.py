@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import cast
 
 from faust import web
 from faust.exceptions import SameNode
 from faust.web.drivers.aiohttp import Web
-from prometheus_client import generate_latest
+from prometheus_client import generate_latest, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from yarl import URL
 
@@ -23,11 +24,18 @@ from agents.bind import STATE_TABLE
 from app.config import Settings
 from app.metrics import REGISTRY
 from app.roles.role import READY, Role
+from schemas.errors import UsageError
 from tables.store import unpack
 
 
-def serve_web(settings: Settings, roles: Sequence[Role]) -> None:
-    """Put the server into the first role's app, which is not started yet."""
+def serve_web(settings: Settings, roles: Sequence[Role], stack: AsyncExitStack) -> None:
+    """Put the server into the first role's app, which is not started yet. Without roles, serve the metrics alone.
+
+    Errors: UsageError where there are no roles and the address cannot be used.
+    """
+    if not roles:
+        _serve_metrics(settings, stack)
+        return
     first, *others = roles
     for role in roles:
         conf = role.app.conf
@@ -38,6 +46,25 @@ def serve_web(settings: Settings, roles: Sequence[Role]) -> None:
         driver = _driver(role)
         driver.init_server()
         _driver(first).web_app.add_subapp(f"/{role.name}/", driver.web_app)
+
+
+def address_refused(settings: Settings, error: OSError) -> UsageError:
+    """The machine's refusal of the address, as an error for people."""
+    return UsageError(
+        f"the web server cannot have port {settings.web_port} of {settings.web_host}",
+        expected="an address of this machine and a port that is free", was=str(error.strerror),
+        action="set ONETAPE_WEB_PORT (0 is no web server) or ONETAPE_WEB_HOST",
+    )  # fmt: skip
+
+
+def _serve_metrics(settings: Settings, stack: AsyncExitStack) -> None:
+    """For a worker without a Faust app: prometheus_client's own server, in a thread."""
+    try:
+        server, _ = start_http_server(settings.web_port, settings.web_host, REGISTRY)
+    except OSError as error:
+        raise address_refused(settings, error) from error
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
 
 
 def _canonical(settings: Settings) -> URL:

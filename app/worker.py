@@ -38,7 +38,7 @@ from app.roles.features import features_role
 from app.roles.latest import latest_role
 from app.roles.role import CLOSE_S, Fail, PartitionsLost, Pulse, Role
 from app.topics import ROLES, ensure_topics, tape_origin
-from app.web import serve_web
+from app.web import address_refused, serve_web
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
 from schemas.feature_sets import load_all
@@ -131,11 +131,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 def _named(error: BaseException, settings: Settings) -> BaseException:
     """Faust's word for states of another broker, or the web server's for its address, as an error for people."""
     if settings.web_port and isinstance(error, OSError) and error.errno in ADDRESS_REFUSED:
-        return UsageError(
-            f"the web server cannot have port {settings.web_port} of {settings.web_host}",
-            expected="an address of this machine and a port that is free", was=str(error.strerror),
-            action="set ONETAPE_WEB_PORT (0 is no web server) or ONETAPE_WEB_HOST",
-        )  # fmt: skip
+        return address_refused(settings, error)
     if not isinstance(error, ConsistencyError):
         return error
     return StateRefused(
@@ -203,7 +199,7 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
         for role in started:
             consumers.follow(role.name, role)
         if settings.web_port:
-            serve_web(settings, started)
+            serve_web(settings, started, stack)
         prepare()
         _spare_collector()
         starting = [asyncio.create_task(_guarded_start(role, fail)) for role in started]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.config import Settings, environment, load_settings
 from app.embedded import EmbeddedRedis, free_port
 from app.topics import delete_topics, ensure_topics, sources
+from app.web import serve_web
+from schemas.errors import UsageError
 from schemas.events import Event
 from schemas.feature_sets import DEFAULT, load
 from schemas.registry import open_registry
@@ -205,6 +209,17 @@ def test_the_faust_program_runs_a_worker_that_tells_of_slow_vectors(settings: Se
         _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert "vectors came later than 1e-06 s after their Tick" in err
+
+
+def test_a_worker_without_agents_has_metrics() -> None:
+    async def fetched(settings: Settings) -> bytes:
+        async with AsyncExitStack() as stack:
+            serve_web(settings, [], stack)
+            with pytest.raises(UsageError, match="the web server cannot have port"):
+                serve_web(settings, [], stack)
+            return (await asyncio.to_thread(get, settings, "/metrics"))[1]
+
+    assert b"process_cpu_seconds_total" in asyncio.run(fetched(load_settings(web_port=free_port())))
 
 
 def test_a_port_in_use_is_told_in_one_line(settings: Settings) -> None:
