@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from agents import plan
 from agents.fold import fold_record, pass_tick
-from agents.packing import pointer_to_floats, pointer_to_ints
 from agents.program import compute
 from schemas.columns import Int64
 from schemas.events import Kind
 from tables import book, compiled
 from tables import layout as at
+from tables.pointers import pointer_to_floats, pointer_to_ints
 
 _REFUSED, _TICK, _ACTIVATE = int(Kind.REFUSED), int(Kind.TICK), int(Kind.ACTIVATE)
 

@@ -13,7 +13,6 @@ import math
 
 from agents import catalogue, micro
 from agents.arithmetic import CLIPPED, CROSSED, ERROR, FORESEEN, GAP, ONE_SIDED, SKEW, STALE, WARMUP, Float64, unknown
-from agents.packing import call_at, from_bits, to_bits
 from agents.plan import (
     ARGUMENT,
     CLIP_COUNT,
@@ -36,6 +35,7 @@ from schemas.units import NS_PER_S
 from tables import layout as at
 from tables.book import is_whole
 from tables.compiled import inner
+from tables.pointers import call_at, from_bits, to_bits
 
 BOOK_STALE_NS = 5 * NS_PER_S
 SKIPPED = -1

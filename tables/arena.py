@@ -1,7 +1,7 @@
 """Rows of one partition's symbols in one array, and their stored form.
 
 State: rows [capacity, ROW_SIZE] in memory that becomes real when touched; names, and which symbols a batch has touched.
-Output: one blob per symbol: header, CRC-32, then zstd over its words (tables/stored.py).
+Output: one blob per symbol: header, CRC-32, name, then the words of its numbers (tables/stored.py).
 Errors: StateRefused for a blob that is torn, of another layout or of another symbol. CheckFailed for a symbol beyond
     SYMBOLS_MAX: an accepted record is never left out in silence.
 """
@@ -12,21 +12,22 @@ import contextlib
 import mmap
 import struct
 import zlib
+from functools import cached_property
 
 import numpy as np
-import zstandard
 
 from schemas.columns import Int64
 from schemas.errors import CheckFailed, StateRefused
 from schemas.limits import SYMBOLS_MAX
 from tables import layout as at
+from tables import stored
+from tables.blocks import words_max
 from tables.book import levels
 from tables.far import copy_far
-from tables.stored import WORDS_MAX, pack, unpack
 
 _MAGIC = b"OTSR"
 _HEADER = struct.Struct("<4sHHQQII")
-"""Magic, layout version, bytes of the name, layout hash, plan hash, int64s of the payload, CRC-32 of the rest."""
+"""Magic, layout version, bytes of the name, layout hash, plan hash, numbers of the payload, CRC-32 of the rest."""
 
 
 class Arena:
@@ -109,30 +110,26 @@ class Arena:
 
     def dump(self, key: str) -> bytes:
         """The stored form of a symbol's row."""
-        words = pack(self.row(key))
-        # Bytes of one significance together: small numbers make long runs of zeros.
-        planes = np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8).T)
+        count, length = stored.dump(self._address(self._slots[key]), self._memory, *self._scratch)
         name = key.encode()
-        content = name + zstandard.ZstdCompressor(level=3).compress(planes.tobytes())
+        content = name + self._words[:length].tobytes()
         hashes = (at.LAYOUT_HASH, self._plan_hash)
-        head = _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, len(name), *hashes, len(words), zlib.crc32(content))
-        return head + content
+        return _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, len(name), *hashes, count, zlib.crc32(content)) + content
 
     def restore(self, key: str, blob: bytes) -> None:
         """Set a symbol's row to a stored one; it equals the dumped row in every number that is alive."""
-        words = self._open(key, blob)
-        row = np.zeros(at.ROW_SIZE + self._memory, np.int64)
-        try:
-            unpack(words, row)
-        except (ValueError, IndexError) as error:
-            raise _refused(key, "a row that agrees with itself", str(error)) from None
-        row[at.MEMORY] = self._memory
+        self._read(key, blob)
+        is_new = key not in self._slots
         slot = self.slot(key)
-        self.rows[slot, : at.FAR] = 0
-        _copy_live(row, self.rows[slot])
+        if not is_new:
+            self.rows[slot, : at.FAR] = 0
+        stored.lay(self._scratch[0], self._memory, self._address(slot))
 
-    def _open(self, key: str, blob: bytes) -> Int64:
-        """The payload of a blob, after every check that needs no row."""
+    def _address(self, slot: int) -> int:
+        return int(self.rows.ctypes.data) + slot * self.rows.strides[0]
+
+    def _read(self, key: str, blob: bytes) -> None:
+        """Bring the numbers of a blob into the scratch, after every check."""
         if len(blob) < _HEADER.size or blob[:4] != _MAGIC:
             raise _refused(key, f"a state that starts with {_MAGIC!r}", f"{len(blob)} bytes, starting {blob[:4]!r}")
         _, version, name_bytes, layout_hash, plan_hash, count, checksum = _HEADER.unpack_from(blob)
@@ -141,24 +138,31 @@ class Arena:
             raise _refused(key, expected, f"layout {version}, hash {layout_hash:016x}")
         if plan_hash != self._plan_hash:
             raise _refused(key, f"a state of these feature sets ({self._plan_hash:016x})", f"others ({plan_hash:016x})")
-        content = blob[_HEADER.size :]
+        content = memoryview(blob)[_HEADER.size :]
         if zlib.crc32(content) != checksum:
             raise _refused(key, f"CRC-32 {checksum:08x}", f"{zlib.crc32(content):08x}")
-        name = content[:name_bytes]
+        name = bytes(content[:name_bytes])
         if name != key.encode():
             raise _refused(key, f"the state of {key}", f"the state of {name!r}")
-        if count > WORDS_MAX + self._memory:
-            raise _refused(key, f"at most {WORDS_MAX + self._memory} numbers", str(count))
-        try:
-            # Asked first: what a frame claims is reserved before it is read.
-            size = zstandard.frame_content_size(content[name_bytes:])
-            if size != 8 * count:
-                raise _refused(key, f"{8 * count} bytes inside", str(size))
-            planes = zstandard.ZstdDecompressor().decompress(content[name_bytes:], max_output_size=8 * count)
-        except zstandard.ZstdError as error:
-            raise _refused(key, "a zstd frame", str(error)) from None
-        words: Int64 = np.frombuffer(planes, np.uint8).reshape(8, -1).T.copy().view(np.int64).ravel()
-        return words
+        most = stored.NUMBERS_MAX + self._memory
+        if count > most:
+            raise _refused(key, f"at most {most} numbers", str(count))
+        numbers, words = self._scratch
+        length, rest = divmod(len(content) - name_bytes, 8)
+        if rest or length > words_max(count):
+            raise _refused(key, f"whole words, as many as {count} numbers take", f"{len(content) - name_bytes} bytes")
+        self._words[:length] = np.frombuffer(content[name_bytes:], np.int64)
+        reason = stored.read(words, length, count, self._memory, numbers)
+        if reason:
+            raise _refused(key, "a row that agrees with itself", stored.REASONS[reason])
+
+    @cached_property
+    def _scratch(self) -> tuple[int, int]:
+        """Addresses of room for the numbers of a row, and for the words they take."""
+        stored.load()
+        numbers, words = stored.room(self._memory)
+        self._numbers, self._words = np.empty(numbers, np.int64), np.empty(words, np.int64)
+        return int(self._numbers.ctypes.data), int(self._words.ctypes.data)
 
 
 def _one_too_many(key: str) -> CheckFailed:

@@ -271,6 +271,26 @@ def insert(row: Int64, side: int, entry: int, rank: int, size: int) -> None:
     row[at.FAR_COUNT + side] += 1
 
 
+@inner
+def read_far(row: Int64, side: int, to: Int64, ranks: int, sizes: int) -> None:
+    """Write ranks, ascending, and sizes of all far levels to these places."""
+    directory = at.FAR + side * at.FAR_SIZE
+    found = 0
+    for entry in range(directory, directory + row[at.FAR_BLOCKS + side]):
+        block = ranks_of(row, side, entry)
+        first = found
+        for level in range(block, block + row[block + _COUNT]):
+            # Each to its place among those of its block; all of the blocks before are below.
+            i = found
+            while i > first and to[ranks + i - 1] > row[level]:
+                to[ranks + i] = to[ranks + i - 1]
+                to[sizes + i] = to[sizes + i - 1]
+                i -= 1
+            to[ranks + i] = row[level]
+            to[sizes + i] = row[level + at.BLOCK]
+            found += 1
+
+
 def far_levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
     """Ranks, ascending, and sizes of all far levels."""
     entries, blocks = _entries(row, side), _blocks(row, side)
@@ -279,24 +299,6 @@ def far_levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
     ranks, sizes = held[:, 0][is_level], held[:, 1][is_level]
     order = np.argsort(ranks)
     return ranks[order], sizes[order]
-
-
-def set_far_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
-    """Lay far levels, ranks ascending, into a row of zeros: in blocks with room, one behind the other."""
-    n = -(-len(ranks) // at.PACKED)
-    directory = row[at.FAR + side * at.FAR_SIZE :]
-    directory[: -(-n // _GROUP) * _GROUP] = _NOTHING
-    blocks = _blocks(row, side)
-    blocks[:n, 0] = _NOTHING
-    for number in range(n):
-        part = slice(number * at.PACKED, (number + 1) * at.PACKED)
-        count = len(ranks[part])
-        blocks[number, 0, :count], blocks[number, 1, :count], blocks[number, 1, -1] = ranks[part], sizes[part], count
-        bound = int(ranks[part.start]) if number > 0 else _BOTTOM
-        directory[number] = (bound << at.NUMBER_BITS) | number
-    used = row[at.FAR_USED + side * at.USED_WORDS :][: at.USED_WORDS]
-    used[:] = np.packbits(np.arange(64 * at.USED_WORDS) < n, bitorder="little").view(np.int64)
-    row[at.FAR_COUNT + side], row[at.FAR_BLOCKS + side] = len(ranks), n
 
 
 def copy_far(source: Int64, target: Int64, side: int) -> None:

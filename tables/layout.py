@@ -12,7 +12,7 @@ from hashlib import blake2b
 from schemas.limits import DEPTH_MAX, LEVELS_MAX, SIZE_LOTS_MAX, WINDOW_MAX_NS
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 # Header. Zero means: nothing applied, no Tick seen, not born, no book (in gap), no doubt, no Instrument, no position.
 NEXT_OFFSET = 0

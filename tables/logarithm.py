@@ -6,9 +6,6 @@ s = (a - b) / (a + b), which keeps full precision where a and b are close. Error
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tables.compiled import inner
 
 _LN2_HIGH = 6.93147180369123816490e-01
@@ -43,14 +40,3 @@ def log_ratio(a: float, b: float) -> float:
     if power == 0:
         return 2.0 * s + near
     return power * _LN2_HIGH + (2.0 * s + (near + power * _LN2_LOW))
-
-
-def log_ratios(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[n] the same bits for whole arrays of neighbours: within a factor sqrt 2 of each other, else NaN."""
-    s = (a - b) / (a + b)
-    z = s * s
-    w = z * z
-    odd = z * (_L1 + w * (_L3 + w * (_L5 + w * _L7)))
-    even = w * (_L2 + w * (_L4 + w * _L6))
-    near = s * (odd + even)
-    return np.where((a > b * _SQRT2) | (b > a * _SQRT2), np.nan, 2.0 * s + near)

@@ -31,7 +31,7 @@ from tables.far import (
     find_rank,
     insert,
     ranks_of,
-    set_far_levels,
+    read_far,
 )
 
 # numba's type hints mistake what an intrinsic is.
@@ -240,6 +240,49 @@ def fill_side(row: Int64, side: int, depth: int) -> None:
             row[top + DEPTH_MAX + m] = row[place + at.BLOCK]
 
 
+@inner
+def read_levels(row: Int64, side: int, to: Int64, place: int) -> None:
+    """Write all levels of a side from a place on: ranks, ascending, then as many sizes."""
+    count = row[at.BID_COUNT + side]
+    read_far(row, side, to, place, place + count)
+    near = at.NEAR + side * at.NEAR_TICKS
+    bits = at.NEAR_BITS + side * at.NEAR_WORDS
+    i = place + row[at.FAR_COUNT + side]
+    for word in range(row[at.NEAR_TOP + side] - _WORD, row[at.NEAR_TOP + side] + 1):
+        left = row[bits + (word & _WORD)]
+        while left != 0:
+            rank = word * 64 + trailing_zeros(left)
+            left &= left - 1
+            to[i] = rank
+            to[i + count] = row[near + (rank & _SLOT)]
+            i += 1
+
+
+@inner
+def lay_levels(row: Int64, side: int, source: Int64, place: int, count: int) -> None:
+    """Lay a whole side, as `read_levels` wrote it, into a row of zeros; at most LEVELS_MAX levels, each with a size."""
+    top = at.TOP_BIDS + side * at.TOP_SIZE
+    for m in range(at.FLOW_LEVELS):
+        row[top + m] = NO_RANK
+    row[at.BID_COUNT + side] = count
+    if count == 0:
+        return
+    word = source[place + count - 1] >> 6
+    near = at.NEAR + side * at.NEAR_TICKS
+    bits = at.NEAR_BITS + side * at.NEAR_WORDS
+    row[at.NEAR_TOP + side] = word
+    for i in range(place, place + count):
+        rank, size = source[i], source[i + count]
+        if word - (rank >> 6) >= at.NEAR_WORDS:
+            append(row, side, rank, size)
+        else:
+            row[near + (rank & _SLOT)] = size
+            row[bits + (rank >> 6 & _WORD)] |= 1 << (rank & 63)
+    for m in range(min(at.FLOW_LEVELS, count)):
+        row[top + m] = source[place + count - 1 - m]
+        row[top + DEPTH_MAX + m] = source[place + 2 * count - 1 - m]
+
+
 def levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
     """Ranks, ascending, and sizes of all levels of a side."""
     far, far_sizes = far_levels_of(row, side)
@@ -247,25 +290,6 @@ def levels_of(row: Int64, side: int) -> tuple[Int64, Int64]:
     sizes = _near(row, side)[ticks & _SLOT]
     held = sizes > 0
     return np.concatenate([far, ticks[held]]), np.concatenate([far_sizes, sizes[held]])
-
-
-def set_levels(row: Int64, side: int, ranks: Int64, sizes: Int64) -> None:
-    """Lay a whole side, ranks ascending, into a row of zeros; at most LEVELS_MAX levels, each with a size."""
-    top = row[at.TOP_BIDS + side * at.TOP_SIZE :]
-    top[: at.FLOW_LEVELS] = NO_RANK
-    if len(ranks) == 0:
-        return
-    word = int(ranks[-1]) >> 6
-    n = int(np.searchsorted(ranks, (word - _WORD) * 64))
-    set_far_levels(row, side, ranks[:n], sizes[:n])
-    near = _near(row, side)
-    near[ranks[n:] & _SLOT] = sizes[n:]
-    bits = np.packbits(near > 0, bitorder="little").view(np.int64)
-    row[at.NEAR_BITS + side * at.NEAR_WORDS :][: at.NEAR_WORDS] = bits
-    row[at.BID_COUNT + side], row[at.NEAR_TOP + side] = len(ranks), word
-    best = slice(-1, -1 - min(at.FLOW_LEVELS, len(ranks)), -1)
-    top[: len(ranks[best])] = ranks[best]
-    top[DEPTH_MAX : DEPTH_MAX + len(ranks[best])] = sizes[best]
 
 
 def _near(row: Int64, side: int) -> Int64:

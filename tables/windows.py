@@ -15,7 +15,7 @@ from schemas.columns import Int64
 from schemas.limits import PRICE_TICKS_MAX
 from schemas.units import BASE_TICK_NS
 from tables import layout as at
-from tables.compiled import inner
+from tables.compiled import inner, within
 from tables.logarithm import log_ratio
 
 _LIMB = (1 << at.VALUE_BITS) - 1
@@ -62,18 +62,26 @@ def add_trade(row: Int64, price: int, size: int, is_sell: int) -> None:
     row[low_at] = max(row[low_at], _LOWEST - price)
 
 
-@inner
-def add_return(row: Int64, now: int, before: int) -> None:
-    """Add the squared log return of one step between two known mids, in units of 2**-80, rounded down.
+@within
+def squared_return(now: int, before: int) -> tuple[int, int]:
+    """Both limbs of the squared log return of one step between two known mids, in units of 2**-80, rounded down.
 
     A mid is below 2**42, so the square is below 2**10 and 600 of them fit their limbs.
     """
-    if now != before:
-        step = log_ratio(float(now), float(before))
-        square = step * step * _VARIANCE_UNIT
-        high = math.floor(square / _VARIANCE_LIMB)
-        count(row, at.VARIANCE_HIGH, high)
-        count(row, at.VARIANCE_LOW, math.floor(square - float(high) * _VARIANCE_LIMB))
+    if now == before:
+        return 0, 0
+    step = log_ratio(float(now), float(before))
+    square = step * step * _VARIANCE_UNIT
+    high = math.floor(square / _VARIANCE_LIMB)
+    return high, math.floor(square - float(high) * _VARIANCE_LIMB)
+
+
+@inner
+def add_return(row: Int64, now: int, before: int) -> None:
+    """Add one squared return."""
+    high, low = squared_return(now, before)
+    count(row, at.VARIANCE_HIGH, high)
+    count(row, at.VARIANCE_LOW, low)
 
 
 @inner

@@ -36,6 +36,17 @@ def fill_top(row: Int64, depth: int) -> None:
 
 
 @njit
+def lay_levels(row: Int64, which: int, levels: Int64) -> None:
+    """`levels`: ranks, ascending, then sizes."""
+    side.lay_levels(row, which, levels, 0, len(levels) // 2)
+
+
+@njit
+def read_levels(row: Int64, which: int, to: Int64) -> None:
+    side.read_levels(row, which, to, 0)
+
+
+@njit
 def empty(row: Int64) -> None:
     book.empty(row)
 
@@ -138,7 +149,11 @@ class Pair:
         row[: at.HEADER_SIZE] = self.row[: at.HEADER_SIZE]
         row[at.TOTALS : at.RING_END] = self.row[at.TOTALS : at.RING_END]
         for which in SIDES:
-            side.set_levels(row, which, *side.levels_of(self.row, which))
+            levels = np.concatenate(side.levels_of(self.row, which))
+            found = np.zeros_like(levels)
+            read_levels(self.row, which, found)
+            assert np.array_equal(found, levels)
+            lay_levels(row, which, levels)
         self.row = row
         self.compare()
 

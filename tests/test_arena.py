@@ -6,26 +6,45 @@ import random
 import struct
 import time
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import zstandard
 from frames import instrument
+from numba import njit
+from pairs import lay_levels
 from streams import stream
 
 import tables.arena
 from agents.engine import Engine
-from schemas.columns import from_events
+from schemas.columns import Int64, from_events
 from schemas.errors import CheckFailed, StateRefused
 from schemas.feature_sets import load
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
+from tables import stored
 from tables.arena import Arena
-from tables.far import set_far_levels
-from tables.side import set_levels
-from tables.stored import pack, unpack
+from tables.blocks import BLOCK
 
 KEY = "USDM:A"
+HEADER = 32
+"""Bytes before the name; the last eight are the count of numbers and the checksum."""
+
+
+@njit
+def pack(row: Int64, numbers: Int64) -> int:
+    return stored.pack(row, 0, numbers)
+
+
+@njit
+def check(numbers: Int64, count: int, memory: int) -> int:
+    return stored.check(numbers, count, memory)
+
+
+def packed(row: Int64) -> Int64:
+    """The numbers that are stored of a row."""
+    numbers = np.zeros(stored.room(0)[0], np.int64)
+    return numbers[: pack(row, numbers)]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +80,8 @@ def test_a_full_book_comes_back() -> None:
     arena.slot(KEY)
     row = arena.row(KEY)
     ranks, sizes = np.arange(1, LEVELS_MAX + 1) * 1000, np.full(LEVELS_MAX, 1 << 40)
-    set_levels(row, at.BID, ranks, sizes)
-    set_levels(row, at.ASK, ranks - (1 << 40), sizes)
+    lay_levels(row, at.BID, np.concatenate([ranks, sizes]))
+    lay_levels(row, at.ASK, np.concatenate([ranks - (1 << 40), sizes]))
     other = Arena()
     other.restore(KEY, arena.dump(KEY))
     assert (other.row(KEY) == row).all()
@@ -95,7 +114,7 @@ def test_the_state_of_another_symbol_is_refused(engine: Engine) -> None:
 def test_another_layout_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = engine.arena.dump(KEY)
     monkeypatch.setattr(at, "LAYOUT_HASH", at.LAYOUT_HASH ^ 1)
-    with pytest.raises(StateRefused, match="layout 2, hash"):
+    with pytest.raises(StateRefused, match="layout 3, hash"):
         Arena().restore(KEY, blob)
 
 
@@ -108,7 +127,9 @@ def test_a_row_that_contradicts_itself_is_refused(engine: Engine, place: int, wa
     arena.restore(KEY, engine.arena.dump(KEY))
     arena.row(KEY)[place] += 50 * 100_000_000 if place == at.TICK else 1
     if place == at.BID_COUNT:
-        set_far_levels(arena.row(KEY), at.BID, np.array([-5]), np.array([1]))
+        spoiled = arena.row(KEY)
+        spoiled[: at.FAR] = 0
+        lay_levels(spoiled, at.BID, np.array([-5, 1]))
     with pytest.raises(StateRefused, match=was):
         Arena().restore(KEY, arena.dump(KEY))
 
@@ -136,25 +157,75 @@ def test_numbers_that_no_record_can_have_set_are_refused(engine: Engine, place: 
 @pytest.mark.parametrize(("rank", "size"), [((1 << 40) + 1, 1), (1 << 61, 1), (5, (1 << 40) + 1), (5, -1), (0, 1)])
 @pytest.mark.parametrize("side", [at.BID, at.ASK])
 def test_levels_that_no_record_can_have_set_are_refused(side: int, rank: int, size: int) -> None:
-    words = pack(np.zeros(at.ROW_SIZE, np.int64))
-    unpack(words, np.zeros(at.ROW_SIZE, np.int64))
-    words[at.BID_COUNT + side] = 1
+    row = np.zeros(at.ROW_SIZE, np.int64)
+    numbers = packed(row)
+    assert check(numbers.copy(), len(numbers), 0) == 0
+    numbers[at.BID_COUNT + side] = 2
     signed = rank if side == at.BID else -rank
     # In the stored form the lowest bit is the sign.
-    words = np.concatenate([words, [(signed << 1) ^ (signed >> 63), size]])
-    with pytest.raises(ValueError, match="levels"):
-        unpack(words, np.zeros(at.ROW_SIZE, np.int64))
+    numbers = np.concatenate([numbers, [(signed << 1) ^ (signed >> 63), size]])
+    assert "levels" in stored.REASONS[check(numbers, len(numbers), 0)]
 
 
-def test_a_frame_that_claims_more_than_its_state_is_refused_unread() -> None:
-    """Whatever a frame claims would be reserved first."""
-    claimed = b"\x28\xb5\x2f\xfd\xe0" + (1 << 45).to_bytes(8, "little") + b"\x01\x00\x00"
-    unknown = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(800))
-    for frame in (claimed, unknown, b"", b"\x28\xb5\x2f\xfd"):
-        content = KEY.encode() + frame
-        head = (b"OTSR", at.LAYOUT_VERSION, len(KEY), at.LAYOUT_HASH, 0, 100, zlib.crc32(content))
-        with pytest.raises(StateRefused, match="Action"):
-            Arena().restore(KEY, struct.pack("<4sHHQQII", *head) + content)
+@pytest.mark.parametrize("mids", [[-1], [(1 << 41) + 1], [1 << 62], [5, -6], [-(1 << 63)], [1 << 41, 1]])
+def test_mids_that_no_book_can_have_are_refused(mids: list[int]) -> None:
+    """A logarithm of such a mid would never end."""
+    numbers = packed(np.zeros(at.ROW_SIZE, np.int64))
+    place = at.HEADER_SIZE + at.SUM_COUNT * at.RING_SLOTS
+    steps = np.array(mids)
+    numbers[place : place + len(mids)] = (steps << 1) ^ (steps >> 63)
+    assert stored.REASONS[check(numbers, len(numbers), 0)] == "a mid that no book can have"
+
+
+def resealed(blob: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """A blob whose payload has changed, with the checksum it then needs."""
+    content = bytearray(blob[HEADER:])
+    change(content)
+    return blob[: HEADER - 4] + struct.pack("<I", zlib.crc32(content)) + content
+
+
+def test_words_that_are_not_so_many_numbers_are_refused(engine: Engine) -> None:
+    """Whatever the bytes claim: neither more is read than there is, nor more written than there is room."""
+    blob = engine.arena.dump(KEY)
+    behind = HEADER + len(KEY)
+    blocks = -(-struct.unpack_from("<I", blob, HEADER - 8)[0] // BLOCK)
+
+    def widest(content: bytearray) -> None:
+        content[len(KEY) : len(KEY) + blocks] = b"\x40" * blocks
+
+    def too_wide(content: bytearray) -> None:
+        content[len(KEY) + 7] = 0x41
+
+    def sparse(content: bytearray) -> None:
+        content[len(KEY) : len(KEY) + blocks] = b"\xc0" * blocks
+
+    torn = [resealed(blob, change) for change in (widest, too_wide, sparse, lambda content: content.extend(bytes(8)))]
+    torn += [resealed(blob[:end], lambda content: None) for end in (behind, behind + 8, len(blob) - 8)]
+    torn.append(resealed(blob + bytes(8 * 100_000), lambda content: None))
+    for each in torn:
+        with pytest.raises(StateRefused, match=r"Action"):
+            Arena().restore(KEY, each)
+
+
+def test_changed_words_are_another_row_or_refused(engine: Engine) -> None:
+    """Behind a checksum that fits: no crash, no endless loop, and what is accepted can be stored again."""
+    blob, chance, accepted = engine.arena.dump(KEY), random.Random(5), 0
+
+    def change(content: bytearray) -> None:
+        for _ in range(chance.choice((1, 1, 3))):
+            content[chance.randrange(len(KEY), len(content))] ^= 1 << chance.randrange(8)
+
+    for _ in range(800):
+        arena = Arena()
+        try:
+            arena.restore(KEY, resealed(blob, change))
+        except StateRefused:
+            continue
+        accepted += 1
+        again = Arena()
+        again.restore(KEY, arena.dump(KEY))
+        assert again.dump(KEY) == arena.dump(KEY)
+    assert 50 < accepted < 750
 
 
 def test_a_refused_state_leaves_no_trace(engine: Engine) -> None:

@@ -16,7 +16,7 @@ from schemas.columns import Int64
 from schemas.units import BASE_TICK_NS, NS_PER_S
 from tables import layout as at
 from tables import windows
-from tables.logarithm import log_ratio, log_ratios
+from tables.logarithm import log_ratio
 
 START = 1_721_347_200 * NS_PER_S
 
@@ -162,14 +162,3 @@ def test_logarithm_has_these_bits() -> None:
     assert bits == [
         "0x1.62e42fefa39efp-1", "-0x1.b1d10670aae9ap-1", "0x1.4f8aea9ae7317p-17", "0x1.a884bf1e52f70p+4", "0x0.0p+0",
     ]  # fmt: skip
-
-
-@given(a=st.integers(1, 1 << 41), move=st.integers(-(1 << 20), 1 << 20))
-def test_logarithms_of_arrays_have_the_same_bits(a: int, move: int) -> None:
-    """The stored form foretells returns with them: one bit off would only make it larger, but never stays unseen."""
-    b = min(max(a + move, 1), 1 << 41)
-    got = log_ratios(np.array([float(a)]), np.array([float(b)]))[0]
-    if max(a, b) < 1.41 * min(a, b):
-        assert got == ratio(float(a), float(b))
-    else:
-        assert np.isnan(got) or got == ratio(float(a), float(b))

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 from numba import njit
 
+from agents.engine import Engine
 from app.bench import child
 from app.bench.measure import Figure, Stopwatch, Target, duel
 from app.bench.tape import Sizes, fold, generated, warmed
@@ -24,8 +26,11 @@ from schemas.columns import Columns
 from schemas.errors import CheckFailed
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
+from tables.arena import Arena
 
-_GB, _KB = 1e9, 1e3
+_GB, _KB, _US = 1e9, 1e3, 1e6
+_REPEATS = 10
+"""Saves of a round: one of each symbol takes a millisecond, which any neighbour on the machine spoils."""
 
 
 @njit(cache=True)
@@ -99,16 +104,40 @@ def _arrays(batch: Columns) -> tuple[Any, ...]:
 
 
 def stored_state(watch: Stopwatch, feature_set: FeatureSet, sizes: Sizes) -> list[Figure]:
-    """What is saved of a symbol, as `Arena.dump` gives it, after more than a minute."""
+    """What is saved of a symbol, as `Arena.dump` gives it, after more than a minute; and how long both ways take."""
     tape = generated(sizes, sizes.naive_rows)
     engine = warmed(feature_set, tape)
+    arena, fresh = engine.arena, Engine([feature_set], 0).arena
+    arena.dump(arena.keys[0])
     lengths: list[int] = []
+    saves: list[float] = []
+    loads: list[float] = []
     for columns in tape.rounds:
         fold(engine, columns)
-        lengths += [len(engine.arena.dump(key)) for key in engine.arena.keys]
+        span, blobs = watch.time(partial(_dump, arena))
+        saves.append(span.seconds / (_REPEATS * len(blobs)))
+        lengths += map(len, blobs.values())
+        span, _ = watch.time(partial(_restore, fresh, blobs))
+        loads.append(span.seconds / (_REPEATS * len(blobs)))
     levels = median(len(side) for key in engine.arena.keys for side in engine.arena.book(key))
     told = f"median of {len(lengths)} states, {levels:.0f} levels a side; largest {max(lengths) / _KB:.1f} kB"
-    return [Figure("state", median(lengths) / _KB, Target(12, 6, "kB", at_most=True), told)]
+    return [
+        Figure("state", median(lengths) / _KB, Target(12, 6, "kB", at_most=True), told),
+        Figure("state:save", _US * median(saves), Target(60, 30, "us", at_most=True), "Arena.dump of each symbol"),
+        Figure("state:load", _US * median(loads), Target(150, 60, "us", at_most=True), "Arena.restore of each symbol"),
+    ]
+
+
+def _dump(arena: Arena) -> dict[str, bytes]:
+    for _ in range(_REPEATS):
+        blobs = {key: arena.dump(key) for key in arena.keys}
+    return blobs
+
+
+def _restore(arena: Arena, blobs: Mapping[str, bytes]) -> None:
+    for _ in range(_REPEATS):
+        for key, blob in blobs.items():
+            arena.restore(key, blob)
 
 
 def memory(watch: Stopwatch, spec: str, sizes: Sizes) -> list[Figure]:
