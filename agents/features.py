@@ -68,6 +68,8 @@ def load(
 ) -> Engine:
     """An engine that continues from the stored states of a partition."""
     engine = Engine(feature_sets, partition, owns)
-    for key, blob in states.load(partition).items():
+    blobs = states.load(partition)
+    engine.arena.reserve(len(blobs))
+    for key, blob in blobs.items():
         engine.arena.restore(key, blob)
     return engine

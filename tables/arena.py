@@ -26,8 +26,15 @@ from tables.book import levels
 from tables.far import copy_far
 
 _MAGIC = b"OTSR"
-_HEADER = struct.Struct("<4sHHQQII")
-"""Magic, layout version, bytes of the name, layout hash, plan hash, numbers of the payload, CRC-32 of the rest."""
+_HEADER = struct.Struct("<4sHHqQQII")
+"""Magic, layout version, bytes of the name, offset applied last, layout hash, plan hash, numbers of the payload, CRC-32
+of the rest."""
+
+
+def applied_offset(blob: bytes) -> int:
+    """The offset that a stored state, as `Arena.dump` made it, has applied last."""
+    applied: int = _HEADER.unpack_from(blob)[3]
+    return applied
 
 
 class Arena:
@@ -68,6 +75,11 @@ class Arena:
     def find(self, key: str) -> int:
         """Slot of a symbol, -1 if it has none."""
         return self._slots.get(key, -1)
+
+    def reserve(self, symbols: int) -> None:
+        """Make room for so many symbols at once, before the first is there."""
+        while len(self.rows) < symbols:
+            self._grow()
 
     def slot(self, key: str) -> int:
         """Slot of a symbol, a new one if it has none. CheckFailed beyond SYMBOLS_MAX."""
@@ -113,8 +125,9 @@ class Arena:
         count, length = stored.dump(self._address(self._slots[key]), self._memory, *self._scratch)
         name = key.encode()
         content = name + self._words[:length].tobytes()
-        hashes = (at.LAYOUT_HASH, self._plan_hash)
-        return _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, len(name), *hashes, count, zlib.crc32(content)) + content
+        applied = int(self.row(key)[at.NEXT_OFFSET]) - 1
+        about = (len(name), applied, at.LAYOUT_HASH, self._plan_hash, count, zlib.crc32(content))
+        return _HEADER.pack(_MAGIC, at.LAYOUT_VERSION, *about) + content
 
     def restore(self, key: str, blob: bytes) -> None:
         """Set a symbol's row to a stored one; it equals the dumped row in every number that is alive."""
@@ -132,7 +145,7 @@ class Arena:
         """Bring the numbers of a blob into the scratch, after every check."""
         if len(blob) < _HEADER.size or blob[:4] != _MAGIC:
             raise _refused(key, f"a state that starts with {_MAGIC!r}", f"{len(blob)} bytes, starting {blob[:4]!r}")
-        _, version, name_bytes, layout_hash, plan_hash, count, checksum = _HEADER.unpack_from(blob)
+        _, version, name_bytes, applied, layout_hash, plan_hash, count, checksum = _HEADER.unpack_from(blob)
         if version != at.LAYOUT_VERSION or layout_hash != at.LAYOUT_HASH:
             expected = f"layout {at.LAYOUT_VERSION}, hash {at.LAYOUT_HASH:016x}"
             raise _refused(key, expected, f"layout {version}, hash {layout_hash:016x}")
@@ -155,6 +168,8 @@ class Arena:
         reason = stored.read(words, length, count, self._memory, numbers)
         if reason:
             raise _refused(key, "a row that agrees with itself", stored.REASONS[reason])
+        if stored.next_offset(self._numbers) != applied + 1:
+            raise _refused(key, f"a row that has applied offset {applied}", "another")
 
     @cached_property
     def _scratch(self) -> tuple[int, int]:

@@ -66,6 +66,12 @@ def unsigned(number: int) -> int:
     return shifted(number, 1) ^ -(number & 1)
 
 
+def next_offset(numbers: Int64) -> int:
+    """NEXT_OFFSET among the numbers of a row."""
+    number = int(numbers[at.NEXT_OFFSET])
+    return number >> 1 ^ -(number & 1)
+
+
 @inner
 def slot_behind(slot: int) -> int:
     """The next place in the ring."""

@@ -23,11 +23,11 @@ from schemas.feature_sets import load
 from schemas.limits import LEVELS_MAX
 from tables import layout as at
 from tables import stored
-from tables.arena import Arena
+from tables.arena import Arena, applied_offset
 from tables.blocks import BLOCK
 
 KEY = "USDM:A"
-HEADER = 32
+HEADER = 40
 """Bytes before the name; the last eight are the count of numbers and the checksum."""
 
 
@@ -85,6 +85,11 @@ def test_a_full_book_comes_back() -> None:
     other = Arena()
     other.restore(KEY, arena.dump(KEY))
     assert (other.row(KEY) == row).all()
+
+
+def test_a_state_says_which_offset_it_has_applied(engine: Engine) -> None:
+    for key in engine.arena.keys:
+        assert applied_offset(engine.arena.dump(key)) == engine.arena.row(key)[at.NEXT_OFFSET] - 1
 
 
 def test_every_flipped_bit_is_refused(engine: Engine) -> None:

@@ -35,7 +35,7 @@ from schemas.feature_sets import FeatureSet, load_all
 from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec, Vectors
-from tables import store
+from tables import store, stored
 
 
 def features_role(
@@ -128,3 +128,4 @@ async def _served(
 def _compile_kernels(sets: Sequence[FeatureSet]) -> None:
     """Before the broker counts our silence: compiling takes seconds in which nothing else runs."""
     Engine(sets, 0).apply(from_events(0, 0, []))
+    stored.load()
