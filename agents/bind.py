@@ -16,7 +16,7 @@ import faust
 from faust.types import AppT, EventT, Message, TableT
 from mode import CrashingSupervisor
 
-from agents.lanes import Ack, Lane, Lanes
+from agents.lanes import Ack, Lanes
 from agents.ports import RawBatch
 from schemas import limits
 from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
@@ -25,12 +25,16 @@ from schemas.errors import CheckFailed, RecordRefused
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec, Vectors
 from tables import store
+from tables.arena import applied_offset
 
 logger = logging.getLogger(__name__)
 
 STATE_TABLE: Final = "state"
 STREAM_BATCHES: Final = 4
 """Batches that wait between the consumer and the lanes, over all partitions."""
+
+STANDBY_STATES: Final = 64
+"""States a standby takes from the changelog before it writes them down."""
 
 Bury = Callable[[int, Sequence[DeadLetter]], Awaitable[None]]
 
@@ -66,7 +70,7 @@ def state_table(app: faust.App, partitions: int) -> TableT[bytes, bytes]:
     """
     return app.Table(
         STATE_TABLE, help="what is remembered of each instrument", partitions=partitions, key_type=bytes,
-        value_type=bytes, options=dict(store.OPTIONS),
+        value_type=bytes, options=dict(store.OPTIONS), standby_buffer_size=STANDBY_STATES,
     )  # fmt: skip
 
 
@@ -105,13 +109,13 @@ class TapeReader:
 
 
 class LaneStates:
-    """`agents.ports.States` of one lane: the Faust table, saved through the last offset the lane handed over."""
+    """`agents.ports.States` in the Faust table, each state with the offset it has applied last."""
 
     def __init__(
-        self, changelog: store.Changelog, lane: Lane, end_offset: Callable[[int], int | None], fence: Callable[[], None]
+        self, changelog: store.Changelog, end_offset: Callable[[int], int | None], fence: Callable[[], None]
     ) -> None:
         """`end_offset` is the end of a tape partition if known; `fence` raises if the partition may be lost."""
-        self._changelog, self._lane, self._end_offset, self._fence = changelog, lane, end_offset, fence
+        self._changelog, self._end_offset, self._fence = changelog, end_offset, fence
 
     def load(self, partition: int) -> dict[str, bytes]:
         """Every state of the partition. Errors: StateRefused."""
@@ -120,7 +124,7 @@ class LaneStates:
     def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
         """Store states; the broker gets them before the next commit. Errors: DependencyDown."""
         self._fence()
-        self._changelog.save(partition, self._lane.last_offset, blobs)
+        self._changelog.save(partition, {key: (applied_offset(blob), blob) for key, blob in blobs.items()})
 
 
 @dataclass(frozen=True, slots=True)

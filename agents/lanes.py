@@ -1,8 +1,10 @@
 """Lanes: one run of an agent per partition and assignment, fed with whole batches.
 
 A lane hands batches to its agent and says when an epoch ends: after so many seconds, even if nothing more comes, or
-after so many rows. Closing a lane gives the agent a last batch without rows that ends the epoch, so that everything it
-has is saved and acknowledged before the partition goes to another worker or this one stops.
+after so many rows. An agent with thousands of states to save asks the lane for its share: a few after each batch, and
+after batches without rows while nothing else waits; the next epoch ends no sooner than that is done. Closing a lane
+gives the agent a last batch without rows that ends the epoch and has everything saved and acknowledged, before the
+partition goes to another worker or this one stops.
 
 Input: `RawBatch` messages with their acknowledgement.
 State: at most `WAITING` batches per lane; what waits when a lane closes is dropped, unacknowledged, and read again.
@@ -23,6 +25,10 @@ from agents.ports import RawBatch
 from schemas.errors import CheckFailed
 
 WAITING: Final = 2
+SAVE_SYMBOLS: Final = 64
+"""States an agent saves after a batch, some milliseconds of work: the next batch waits no longer for it."""
+PAUSE_S: Final = 0.001
+"""How long a lane without a batch leaves the others their turn between two saves."""
 
 B_co = TypeVar("B_co", covariant=True)
 Ack = Callable[[], object]
@@ -59,6 +65,8 @@ class Lane:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
+        self._listed = 0
+        """States of an ended epoch that the agent has still to save."""
 
     async def put(self, raw: RawBatch, ack: Ack) -> None:
         """Hand over a batch; waits while the lane is full and drops it if the lane closes."""
@@ -75,29 +83,42 @@ class Lane:
         self._room.set()
         self._changed.set()
 
+    def share(self, listed: int) -> int:
+        """How many of the states that wait for it are saved after this batch: all of them when the lane closes."""
+        now = listed if self._closing else min(listed, SAVE_SYMBOLS)
+        self._listed = listed - now
+        return now
+
     async def batches(self, adapt: Adapt[B_co]) -> AsyncIterator[B_co]:
         """The agent's input."""
         clock = self._epoch.clock
         is_first, is_saved, rows, began = True, True, 0, clock()
-        while not (self._closing and is_saved):
-            left = None if is_saved else max(0.0, began + self._epoch.seconds - clock())
-            item = await self._take(left)
-            if item is None and is_saved:
+        while not (self._closing and is_saved and not self._listed):
+            item = await self._take(self._patience(is_saved, began))
+            if item is None and is_saved and not self._listed:
                 continue
             raw, ack = item or (RawBatch(self.topic, self.partition, [], [], []), _nothing)
             if is_saved:
-                began = clock()
+                began, rows = clock(), 0
             rows += len(raw.offsets)
-            over = clock() - began >= self._epoch.seconds or rows >= self._epoch.rows
-            ends_epoch = item is None or over
+            over = item is None or clock() - began >= self._epoch.seconds or rows >= self._epoch.rows
+            was_listed = self._listed > 0
+            ends_epoch = self._closing or (over and not was_listed)
             if raw.offsets:
                 self._check(raw)
                 self.last_offset = raw.offsets[-1]
             batch = await adapt(raw, is_first, ends_epoch, ack)
             yield batch
-            is_first, is_saved = False, ends_epoch
-            if ends_epoch:
-                rows = 0
+            is_first, is_saved = False, ends_epoch or (is_saved and item is None)
+            if was_listed and not self._listed:
+                # The next epoch begins when this one is acknowledged.
+                began, rows = clock(), 0
+
+    def _patience(self, is_saved: bool, began: float) -> float | None:
+        """How long to wait for a batch: without states that could be saved meanwhile, until the epoch ends."""
+        if self._listed:
+            return PAUSE_S
+        return None if is_saved else max(0.0, began + self._epoch.seconds - self._epoch.clock())
 
     def _check(self, raw: RawBatch) -> None:
         """A state that has missed a record must not be saved. A batch that comes again does no harm."""

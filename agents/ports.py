@@ -25,7 +25,7 @@ class RawBatch(NamedTuple):
 
 
 class Batch(Protocol):
-    """Records of one partition. A batch may have no rows: then it only ends the epoch."""
+    """Records of one partition. A batch may have no rows: then it only ends the epoch, or lets its saves go on."""
 
     @property
     def partition(self) -> int:
@@ -41,7 +41,7 @@ class Batch(Protocol):
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether the states have to be saved, and the batches acknowledged, after this one."""
+        """Whether the states have to be saved from this batch on, and then the batches up to it acknowledged."""
 
     def ack(self) -> None:
         """Everything this batch caused is saved: its offsets may be committed."""

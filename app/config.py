@@ -61,6 +61,10 @@ class Settings(BaseSettings):
 
     batch_size: int = Field(10_000, ge=1, le=1_000_000, description="records of a batch at most; never changes a bit")
     epoch_s: float = Field(1.0, gt=0, le=60.0, description="how often states are saved and offsets committed")
+    table_standby_replicas: int = Field(
+        0, ge=0, le=8,
+        description="workers beside the owner that keep a copy of each partition's states and can take it over at once",
+    )  # fmt: skip
 
     slow_vector_s: float = Field(
         0.070, gt=0, le=3600.0, description="vectors that come so long after their Tick are warned of, once a second"

@@ -1,7 +1,7 @@
 """The state table: every symbol's state in RocksDB on this machine, and in a Faust changelog for the next machine.
 
-A value is 8 bytes big-endian, the tape offset up to which it was saved, then the blob. Faust's own RocksDB store (its
-rocksdict driver) opens, assigns and recovers the partitions; what it leaves open is closed here:
+A value is 8 bytes big-endian, the tape offset that the state has applied last, then the blob. Faust's own RocksDB store
+(its rocksdict driver) opens, assigns and recovers the partitions; what it leaves open is closed here:
 
 - its block cache is 2 GiB per partition unless told otherwise;
 - a damaged folder stops the worker or reads as if it held less; here it is emptied and filled from the changelog again;
@@ -48,13 +48,13 @@ _REFUSALS: Final = ("while lock file", "lock hold", "no space", "permission", "r
 Publish = Callable[[str, int, Sequence[tuple[bytes | None, bytes]]], "asyncio.Future[int]"]
 
 
-def pack(saved_through: int, blob: bytes) -> bytes:
+def pack(applied: int, blob: bytes) -> bytes:
     """A stored value."""
-    return _HEADER.pack(saved_through) + blob
+    return _HEADER.pack(applied) + blob
 
 
 def unpack(value: bytes) -> tuple[int, bytes]:
-    """(offset saved through, blob) of a stored value. Errors: StateRefused."""
+    """(offset applied last, blob) of a stored value. Errors: StateRefused."""
     if len(value) < _HEADER.size:
         raise StateRefused(
             "a stored state is cut", expected=f"at least {_HEADER.size} bytes", was=f"{len(value)} bytes",
@@ -98,7 +98,7 @@ class Store(faust_rocksdb.Store):
     def apply_changelog_batch(
         self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:
-        """Take recovered values; a value saved through a lower offset than the one at hand is late and left out."""
+        """Take recovered values; a value that has applied less than the one at hand is late and left out."""
         try:
             super().apply_changelog_batch(list(self._in_time(batch)), to_key, to_value)
         except Exception as error:  # Faust would log it and call the recovery complete
@@ -109,13 +109,13 @@ class Store(faust_rocksdb.Store):
         for event in batch:
             message = event.message
             if message.key is not None and message.value is not None:
-                place, saved_through = (message.partition, message.key), unpack(message.value)[0]
+                place, applied = (message.partition, message.key), unpack(message.value)[0]
                 if place not in newest:
                     present = self._db_for_partition(message.partition).get(message.key)
-                    newest[place] = saved_through if present is None else unpack(present)[0]
-                if saved_through < newest[place]:
+                    newest[place] = applied if present is None else unpack(present)[0]
+                if applied < newest[place]:
                     continue
-                newest[place] = saved_through
+                newest[place] = applied
             yield event
 
     def _open_for_partition(self, partition: int) -> Any:
@@ -185,25 +185,25 @@ class Changelog:
         self._store, self._topic, self._publish = store, topic, publish
         self._pending: set[asyncio.Future[int]] = set()
 
-    def save(self, partition: int, saved_through: int, blobs: Mapping[str, bytes]) -> None:
-        """Store states and hand them to the producer. Errors: DependencyDown."""
-        if not blobs:
+    def save(self, partition: int, states: Mapping[str, tuple[int, bytes]]) -> None:
+        """Store states, (offset applied last, blob) each, and hand them to the producer. Errors: DependencyDown."""
+        if not states:
             return
-        values = [(key.encode(), pack(saved_through, blob)) for key, blob in blobs.items()]
+        values = [(key.encode(), pack(applied, blob)) for key, (applied, blob) in states.items()]
         self._store.put(partition, values)
         future = self._publish(self._topic, partition, [(key, value) for key, value in values])
         self._pending.add(future)
         future.add_done_callback(lambda done: self._delivered(partition, done))
 
     def load(self, partition: int, end_offset: int | None) -> dict[str, bytes]:
-        """Every state of a partition. Errors: StateRefused if one was saved beyond `end_offset`, the tape's end."""
+        """Every state of a partition. Errors: StateRefused if one has applied `end_offset` or more, the tape's end."""
         states: dict[str, bytes] = {}
         for key, value in self._store.items_of(partition).items():
-            saved_through, blob = unpack(value)
-            if end_offset is not None and saved_through >= end_offset:
+            applied, blob = unpack(value)
+            if end_offset is not None and applied >= end_offset:
                 raise StateRefused(
                     f"the state of {key.decode()} is of another tape",
-                    expected=f"an offset below {end_offset}, the end of partition {partition}", was=str(saved_through),
+                    expected=f"an offset below {end_offset}, the end of partition {partition}", was=str(applied),
                     action="delete the data folder and the changelog topic, or point the worker at the right broker",
                 )  # fmt: skip
             states[key.decode()] = blob

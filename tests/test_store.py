@@ -62,7 +62,7 @@ def saved(folder: Path, *saves: dict[str, bytes], broker: Broker | None = None, 
         states = opened(folder)
         changelog = store.Changelog(states, CHANGELOG, broker.publish)
         for i, blobs in enumerate(saves, 1):
-            changelog.save(PARTITION, 10 * i, blobs)
+            changelog.save(PARTITION, {name: (10 * i, blob) for name, blob in blobs.items()})
         await changelog.settle()
         await asyncio.sleep(0)  # delivery reports come through the loop
         if is_killed:
@@ -150,12 +150,12 @@ def test_an_undelivered_changelog_record_stops_every_later_commit(tmp_path: Path
     async def run() -> None:
         states = opened(tmp_path)
         changelog = store.Changelog(states, CHANGELOG, broker.publish)
-        changelog.save(PARTITION, 10, {"V:A": b"a"})
+        changelog.save(PARTITION, {"V:A": (10, b"a")})
         await changelog.settle()
         broker.refuse = True
-        changelog.save(PARTITION, 20, {"V:B": b"b"})
+        changelog.save(PARTITION, {"V:B": (20, b"b")})
         broker.refuse = False
-        changelog.save(PARTITION, 30, {"V:A": b"c"})
+        changelog.save(PARTITION, {"V:A": (30, b"c")})
         for _ in range(2):
             with pytest.raises(DependencyDown, match="not delivered"):
                 await changelog.settle()

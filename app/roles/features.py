@@ -44,17 +44,17 @@ def features_role(
     """Tape -> vectors of every feature set in one pass, dead letters, states; and to Redis if it `serves` them."""
     sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
     letters, group = DeadLetterCodec(registry), groups(settings)["features"]
-    producer, states = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
+    producer, saver = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
     stack.push_async_callback(producer.close)
-    stack.push_async_callback(states.close)
+    stack.push_async_callback(saver.close)
     app, changelog_topic = make_app(settings, "features", group), changelog_of(group)
     table = state_table(app, settings.partitions)
     tape, buried = wire_topic(settings, TAPE), wire_topic(settings, DEAD_LETTERS)
     outputs = {each.id: (wire_topic(settings, each.topic), VectorCodec(registry, each)) for each in sets}
     made: list[store.Changelog] = []
 
-    def states_of(lane: Lane) -> ObservedStates:
-        return ObservedStates(LaneStates(changelog(), lane, end_offset, fence))
+    def states() -> ObservedStates:
+        return ObservedStates(LaneStates(changelog(), end_offset, fence))
 
     def end_offset(partition: int) -> int | None:
         return app.consumer.highwater(TP(tape, partition))
@@ -62,7 +62,7 @@ def features_role(
     def changelog() -> store.Changelog:
         if not made:
             assert isinstance(table.data, store.Store)
-            made.append(store.Changelog(table.data, changelog_topic, states.enqueue))
+            made.append(store.Changelog(table.data, changelog_topic, saver.enqueue))
         return made[0]
 
     async def bury(partition: int, refused: Sequence[DeadLetter]) -> None:
@@ -105,7 +105,7 @@ def features_role(
         async with AsyncExitStack() as assigned:
             assigned.callback(latency.close)
             served = await _served(assigned, outlet, sets, lane.partition, fail)
-            await features_agent(batches, states_of(lane), emit, sets)
+            await features_agent(batches, states(), emit, sets, share=lane.share)
 
     _compile_kernels(sets)
     epoch = Epoch(settings.epoch_s, FETCH_RECORDS * 100, time.monotonic)

@@ -137,7 +137,7 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
         topic_allow_declare=False,  # app.topics makes them
         topic_disable_leader=True,
         topic_partitions=settings.partitions,
-        table_standby_replicas=0,
+        table_standby_replicas=settings.table_standby_replicas,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES,
         broker_max_poll_records=FETCH_RECORDS,
