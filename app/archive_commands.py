@@ -32,7 +32,7 @@ def import_(
     from app.config import load_settings
     from app.importer import import_recording
     from app.publish import Publisher
-    from app.topics import ensure_topics
+    from app.topics import ensure_topics, refuse_live_clock
     from schemas.registry import open_registry
 
     if archive is None and not to_broker:
@@ -44,6 +44,7 @@ def import_(
     publisher = None
     if to_broker:
         ensure_topics(settings)
+        refuse_live_clock(settings)
         publisher = Publisher(settings)
     with report.step(f"Importing {', '.join(path.name for path in files)}") as advance:
         done = import_recording(

@@ -51,20 +51,21 @@ def demo(
 
 @cli.command()
 def worker(
-    roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive.")] = "",
+    roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive; clock.")] = "",
     with_parent: Annotated[bool, typer.Option("--with-parent", help="Stop when stdin ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the agents against Kafka until stopped. Settings come from ONETAPE_* variables."""
     from app.config import load_settings
-    from app.topics import ROLES
+    from app.topics import CLOCK_ROLE, ROLES
     from app.worker import run_worker, stop_with_parent
 
     wanted = frozenset(role.strip() for role in roles.split(",") if role.strip()) or frozenset(ROLES)
-    unknown = wanted - frozenset(ROLES)
+    known = {*ROLES, CLOCK_ROLE}
+    unknown = wanted - known
     if unknown:
         raise UsageError(
-            f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(ROLES)), was=roles,
+            f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(known)), was=roles,
             action="name some of these, separated by commas",
         )  # fmt: skip
     if with_parent:

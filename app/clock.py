@@ -1,7 +1,7 @@
 """The tape's clock: which Ticks stand before an event.
 
 Tick T stands before the first event received at T or later, so that a vector at T has seen [.., T) and nothing after.
-The same rule lays Ticks into an import and, on a timer, into a live recording.
+The same rule lays Ticks into an import and, with the host's time as the event, onto a live tape (app/live_clock.py).
 
 Input: receive times, in any order: one below the last Tick lays none.
 State: the last Tick, and the latest receive time.
@@ -29,13 +29,14 @@ class ClockLayer:
     in the clock: the windows begin anew there, and that event has a bucket.
     """
 
-    def __init__(self, last_tick: int | None = None) -> None:
+    def __init__(self, last_tick: int | None = None, silence_max_ns: int = SILENCE_MAX_NS) -> None:
         self.last_tick = last_tick
+        self._silence_max_ns = silence_max_ns
         self._latest = 0
 
     def due(self, ts_recv: int) -> range:
         """Ticks that stand before an event received at `ts_recv`. The first of a tape is above its first event."""
-        longest = SILENCE_MAX_NS if self._latest else PAUSE_MAX_NS
+        longest = self._silence_max_ns if self._latest else PAUSE_MAX_NS
         self._latest = max(self._latest, ts_recv)
         floor = ts_recv - ts_recv % BASE_TICK_NS
         if self.last_tick is None:

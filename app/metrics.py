@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -113,3 +113,11 @@ ready_suppressed_total: Final = Counter(
     "Vectors not told of, for no feature moved by more than the threshold.",
     ["feature_set"], registry=REGISTRY,
 )  # fmt: skip
+
+clock_lag: Final = Histogram(
+    "clock_lag_seconds", "From T until Tick T is acknowledged in every partition, by the leader.", SECONDS, [], REGISTRY
+)
+clock_is_leader: Final = Gauge("clock_is_leader", "1 while this worker lays the Ticks.", registry=REGISTRY)
+clock_jumps: Final = Counter(
+    "clock_jumps_total", "How often the leader's host clock was set by a second or more.", registry=REGISTRY
+)

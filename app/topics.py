@@ -24,6 +24,9 @@ from schemas.feature_sets import FeatureSet, load_all
 from schemas.topics import DEAD_LETTERS, TAPE, TOPICS, Topic, vectors_topic
 
 ROLES: Final = ("features", "latest", "archive")
+"""What a worker does where nothing is said."""
+CLOCK_ROLE: Final = "clock"
+"""Only where it is asked for: a tape that is imported or played brings its own Ticks."""
 ANSWER_S: Final = 5.0
 SETS_NAME_MAX: Final = 140
 """With the longest prefix and what Faust adds, still under the 249 characters of a topic's name."""
@@ -53,10 +56,10 @@ def groups(settings: Settings) -> dict[str, str]:
     """Consumer group of each role. Workers with the same feature sets share theirs, in whatever order they list them.
 
     With other sets the group is another one, which reads the retained tape from its beginning: the states it needs are
-    others. The archive has one group, for it has one writer.
+    others. The archive has one group, for it has one writer, and so has the clock, whichever sets its workers compute.
     """
     sets = sets_name(load_all(settings.feature_sets))
-    names = {"features": f"features-{sets}", "latest": f"latest-{sets}", "archive": "archive"}
+    names = {"features": f"features-{sets}", "latest": f"latest-{sets}", "archive": "archive", CLOCK_ROLE: "clock"}
     return {role: f"{settings.topic_prefix}onetape-{name}" for role, name in names.items()}
 
 
@@ -138,6 +141,29 @@ def delete_topics(settings: Settings) -> None:
     for left in admin.delete_consumer_groups(sorted(groups(settings).values())).values():
         with suppress(KafkaException):  # a group that never joined, or that its members are just leaving
             left.result()
+
+
+def refuse_live_clock(settings: Settings) -> None:
+    """A recording brings its own Ticks; among those of a live clock its events would count as long past, or not at all.
+
+    The embedded broker cannot tell who is in a group.
+    Errors: UsageError while a worker has the clock role; DependencyDown.
+    """
+    if settings.broker_is_embedded:
+        return
+    admin, group = _admin(settings), groups(settings)[CLOCK_ROLE]  # its futures end with it
+    try:
+        described = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return
+        raise broker_down(settings.brokers, error.args[0].str()) from error
+    if described.members:
+        raise UsageError(
+            f"a live clock lays Ticks into {wire_topic(settings, TAPE)}", expected="a tape of recordings only",
+            was=f"{len(described.members)} worker(s) with the role {CLOCK_ROLE}",
+            action="import under another ONETAPE_TOPIC_PREFIX, or stop the clock and give the recordings a new tape",
+        )  # fmt: skip
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:

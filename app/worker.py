@@ -1,8 +1,9 @@
-"""The worker: features, latest and archive agents in one process, each a Faust app with a consumer group of its own.
+"""The worker: features, latest and archive agents in one process, each a Faust app with a consumer group of its own,
+and the clock where it is asked for.
 
 Input: the topics of `app.topics` on the broker.
 Output: vectors and dead letters on their topics; the newest vectors in Redis; the archive.
-State: `data_dir`: one RocksDB per partition; a lock file, for two workers cannot share it.
+State: `data_dir`: one RocksDB per partition; a lock file, for two workers cannot share it. The clock has none.
 Errors: DependencyDown when broker or Redis do not answer at the start; UsageError for settings that cannot be; whatever
     an agent raises ends the worker, before anything more is acknowledged; StopFailed when the last commit failed.
 Units: seconds.
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +35,11 @@ from app.histogram import prepare
 from app.metrics import consumers
 from app.redis_latest import check_redis
 from app.roles.archive import archive_role
+from app.roles.clock import clock_role
 from app.roles.features import features_role
 from app.roles.latest import latest_role
 from app.roles.role import CLOSE_S, Fail, PartitionsLost, Pulse, Role
-from app.topics import ROLES, ensure_topics, tape_origin
+from app.topics import CLOCK_ROLE, ROLES, ensure_topics, tape_origin
 from app.web import address_refused, serve_web
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
@@ -73,8 +75,10 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
         ensure_topics(settings)
         if "latest" in roles:
             check_redis(settings.redis_url)
-        with _owned(settings.data_dir):
-            _check_tape(settings)
+        with ExitStack() as stack:
+            if not set(roles) <= {CLOCK_ROLE}:
+                stack.enter_context(_owned(settings.data_dir))
+                _check_tape(settings)
             asyncio.run(_serve(settings, roles))
     return 0
 
@@ -201,12 +205,15 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
         if settings.web_port:
             serve_web(settings, started, stack)
         prepare()
+        if CLOCK_ROLE in roles:
+            clock_role(settings, stack, fail)
         _spare_collector()
         starting = [asyncio.create_task(_guarded_start(role, fail)) for role in started]
         pulse.start()
         while not stop.is_set():
             try:
-                pulse.beat()
+                if started:
+                    pulse.beat()
             except PartitionsLost as error:
                 fail(error)
             for role in started:

@@ -17,6 +17,8 @@ from schemas import limits
 TAPE = "market.events.v1"
 DEAD_LETTERS = "dead.letters.v1"
 READY = "features.ready.v1"
+CLOCK_LEADER = "clock.leader.v1"
+"""No record is ever on it: the worker that has its one partition leads the clock."""
 CLOCK_KEY = "*"
 """Key of Tick and Activate: they go to every partition, not to the one their key hashes to."""
 REFUSED_KEY = "?"
@@ -52,6 +54,7 @@ TOPICS: dict[str, Topic] = {
         Topic(TAPE, retention_ms=7 * _DAY_MS),
         Topic(READY, retention_ms=_DAY_MS),
         Topic(DEAD_LETTERS, retention_ms=30 * _DAY_MS),
+        Topic(CLOCK_LEADER, retention_ms=_DAY_MS, partitions=1),
     )
 }
 
