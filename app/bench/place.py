@@ -19,11 +19,19 @@ from uuid import uuid4
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from agents.engine import Engine
 from app.bench.curve import stamped_topic
+from app.bench.stream import Stream, names
+from app.bench.wire import TapeWire
 from app.config import Settings, load_settings
 from app.topics import ensure_topics
+from schemas.codec import TapeCodec
+from schemas.columns import Columns
 from schemas.errors import DependencyDown
 from schemas.feature_sets import FeatureSet, load
+from schemas.registry import open_registry
+from schemas.topics import TAPE
+from schemas.vectors import VectorCodec
 
 ANSWER_S: Final = 5.0
 PARTITIONS: Final = 4
@@ -60,7 +68,7 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(KafkaException):  # a broker that is gone has nothing left to clear
-            mine = [name for name in self._admin.list_topics(timeout=ANSWER_S).topics if name.startswith(self.prefix)]
+            mine = [name for name in self._admin.list_topics(timeout=ANSWER_S).topics if self.prefix in name]
             for future in (self._admin.delete_topics(mine) if mine else {}).values():
                 future.result()
             listed = self._admin.list_consumer_groups().result(ANSWER_S).valid
@@ -83,23 +91,41 @@ class Place:
         the run before.
         """
         self._runs += 1
-        spec = self._folder_of(self._runs) / "live.yaml"
-        text = _VERSION.sub(f"version: {self._runs}", self._text())
-        if cadence_ms is not None:
-            text = _CADENCE.sub(f"cadence_ms: {cadence_ms}", text)
-        spec.write_text(text, encoding="utf-8")
+        spec = self._spec_file(str(self._runs), self._runs, cadence_ms)
         settings = load_settings(**(tape.model_dump() | {"feature_sets": str(spec), "data_dir": spec.parent} | chosen))
         feature_set = load(str(spec))
         stamped_topic(settings, feature_set)
         ensure_topics(settings)
         return settings, feature_set
 
+    def owners(self, group: str) -> int:
+        """How many members of a consumer group have partitions."""
+        found = self._admin.describe_consumer_groups([group])[group].result(ANSWER_S)
+        return sum(bool(member.assignment and member.assignment.topic_partitions) for member in found.members)
+
+    def compile(self) -> None:
+        """Have what every worker runs in numba's cache, so that none of them is timed while it compiles."""
+        feature_set, registry = load(str(self._spec_file("compiled"))), open_registry(self.base.registry)
+        stream, codec = Stream(names(1)), VectorCodec(registry, feature_set)
+        messages = TapeWire(registry).encode(Columns.concat([stream.begin(), stream.take(300)]))
+        keys, values = [key for key, _ in messages], [value for _, value in messages]
+        columns, _ = TapeCodec(registry).decode_batch(TAPE, 0, range(len(values)), keys, values)
+        codec.decode([value for _, value in codec.encode(Engine([feature_set], 0).apply(columns)[0])])
+
     def log(self, name: str) -> Path:
         """File for the log of a side in the present run."""
-        return self._folder_of(self._runs) / f"{name}.log"
+        return self._folder_of(str(self._runs)) / f"{name}.log"
 
-    def _folder_of(self, run: int) -> Path:
-        folder = self.folder / str(run)
+    def _spec_file(self, folder: str, version: int = 1, cadence_ms: int | None = None) -> Path:
+        text = _VERSION.sub(f"version: {version}", self._text())
+        if cadence_ms is not None:
+            text = _CADENCE.sub(f"cadence_ms: {cadence_ms}", text)
+        path = self._folder_of(folder) / "live.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _folder_of(self, run: str) -> Path:
+        folder = self.folder / run
         folder.mkdir(exist_ok=True)
         return folder
 

@@ -1,0 +1,1 @@
+"""The live bench's job as others would write it: each module is a program, started by `app.bench.throughput`."""
