@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from faust.exceptions import ProducerSendError
 from faust.types import TP
@@ -36,6 +37,29 @@ from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec, Vectors
 from tables import store, stored
+
+
+@dataclass(frozen=True, slots=True)
+class LaneEmit:
+    """`agents.ports.Emit` of one partition: to the features topic and, at the same time, to whoever serves them."""
+
+    producer: Producer
+    partition: int
+    outputs: Mapping[str, tuple[str, VectorCodec]]
+    latency: LaneLatency
+    served: Mapping[str, Serving]
+
+    async def __call__(self, vectors: Vectors) -> None:
+        """Returns when the broker has the vectors and, as long as Redis takes any, when they can be read there."""
+        output, codec = self.outputs[vectors.feature_set.id]
+        serving = self.served.get(vectors.feature_set.id)
+        messages, received = codec.encode(vectors), self.latency.sending(vectors)
+        if serving is not None:
+            serving.offer(vectors, [value for _, value in messages], received)
+        await self.producer.send(output, self.partition, messages)
+        self.latency.sent(vectors)
+        if serving is not None:
+            await serving.settled()
 
 
 def features_role(
@@ -87,24 +111,11 @@ def features_role(
         def read(batch: TapeBatch) -> None:
             latency.read(batch.columns)
 
-        async def emit(vectors: Vectors) -> None:
-            output, codec = outputs[vectors.feature_set.id]
-            messages, received, serving = (
-                codec.encode(vectors),
-                latency.sending(vectors),
-                served.get(vectors.feature_set.id),
-            )
-            if serving is not None:
-                serving.offer(vectors, [value for _, value in messages], received)
-            await producer.send(output, lane.partition, messages)
-            latency.sent(vectors)
-            if serving is not None:
-                await serving.settled()
-
         batches = lane.batches(ObservedBatches(reader, "features", read))
         async with AsyncExitStack() as assigned:
             assigned.callback(latency.close)
             served = await _served(assigned, outlet, sets, lane.partition, fail)
+            emit = LaneEmit(producer, lane.partition, outputs, latency, served)
             await features_agent(batches, states(), emit, sets, share=lane.share)
 
     _compile_kernels(sets)
