@@ -102,6 +102,8 @@ class ClockLeader:
                 if self._leads:
                     self._lead()
                 self._wait()
+        except KafkaException as error:  # what librdkafka cannot go on after
+            self._fail(refused(self._tape, error.args[0].str()))
         except Exception as error:
             self._fail(error)
         finally:

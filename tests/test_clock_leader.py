@@ -15,19 +15,18 @@ from uuid import uuid4
 import live_worker as run
 import pytest
 import tapes
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from kafka_broker import KafkaBroker
 from test_live_clock import assert_grid, unrepeated
 
-from agents.engine import Engine
 from app.clock import tick
 from app.clock_leader import ClockLeader
 from app.config import Settings, load_settings
 from app.last_ticks import FIRST_RECORDS, last_ticks
+from app.producer import DeliveryFailed
 from app.publish import Progress, Publisher
 from app.topics import CLOCK_ROLE, delete_topics, ensure_topics, groups, refuse_live_clock, wire_topic
 from schemas.codec import TapeCodec
-from schemas.columns import from_events
 from schemas.errors import RecordRefused, UsageError
 from schemas.events import Event, Kind
 from schemas.feature_sets import load_all
@@ -193,7 +192,8 @@ def test_two_leaders_at_once_give_the_vectors_of_one(place: Settings) -> None:
     """Two candidates that cannot see each other, a market, a features worker: its vectors equal, but for their offsets,
     those of the tape on which every Tick comes once."""
     failures: list[BaseException] = []
-    Engine(load_all(place.feature_sets), 0).apply(from_events(0, 0, []))  # compiles for the worker, too
+    small = tapes.tape(tapes.market(5, events=50, seconds=2), place.partitions)
+    run.oracle(place, run.raw_tape(small, place))  # compiles for the worker, too
     with run.Worker(place, ["features"]) as worker:
         with (
             ClockLeader(place, f"{place.topic_prefix}one", failures.append),
@@ -253,6 +253,17 @@ def test_a_hosts_clock_that_is_set_moves_time_ahead_only(place: Settings, caplog
         laid = ticks(place, partition)
         assert laid == sorted(set(laid))
         assert_grid(laid)
+
+
+def test_a_tick_that_the_broker_refuses_ends_the_worker(place: Settings) -> None:
+    failures: list[BaseException] = []
+    too_small = ConfigEntry("max.message.bytes", "10", incremental_operation=AlterConfigOpType.SET)
+    tape = ConfigResource(ResourceType.TOPIC, wire_topic(place, TAPE), incremental_configs=[too_small])
+    admin = AdminClient({"bootstrap.servers": place.brokers})
+    admin.incremental_alter_configs([tape])[tape].result()
+    with ClockLeader(place, f"{place.topic_prefix}one", failures.append):
+        until(lambda: bool(failures))
+    assert [type(error) for error in failures] == [DeliveryFailed]
 
 
 def test_a_broker_that_crashes_is_waited_for(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def assert_grid(ticks: list[int]) -> None:
     assert all(after - before == BASE_TICK_NS or after - before > PAUSE_MAX_NS for before, after in pairwise(ticks))
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.integers(0, 100 * NS_PER_S), min_size=1, max_size=4), WAITS)
 def test_every_partition_is_filled_from_its_own_last_tick(behind: list[int | None], waits: list[int]) -> None:
     last = [None if ns is None else floor(NOW - ns) for ns in behind]
@@ -54,6 +55,7 @@ def test_a_pause_beyond_the_windows_reach_gets_one_tick_at_any_moment() -> None:
     assert [list(due) for due in clock.due(later)] == [[floor(later)]] * 2
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 4))
 def test_a_leader_that_dies_between_partitions_leaves_no_hole(seed: int, partitions: int) -> None:
     """Leaders in succession, each killed after any number of Ticks, two at once now and then."""
@@ -73,7 +75,6 @@ def test_a_leader_that_dies_between_partitions_leaves_no_hole(seed: int, partiti
             tape[partition].append(time)
         now += chance.choice([BASE_TICK_NS, BASE_TICK_NS // 3, 7 * BASE_TICK_NS])
     for times in tape:
-        assert_grid(sorted(set(times)))
         assert_grid(unrepeated(times))
 
 
