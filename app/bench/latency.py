@@ -42,7 +42,7 @@ SAMPLE: Final = 250
 """Symbols that Redis is asked for."""
 SETTLE_S: Final = 3
 """Of a load, what is not counted."""
-JOINED_S: Final = 60.0
+SERVED_S: Final = 60.0
 ON_TIME_NS: Final = 2 * NS_PER_MS
 NOTHING: Final = Target(None, None, "ms", at_most=True)
 
@@ -84,11 +84,7 @@ def under_load(
         )
         progress.wait(lambda committed: committed == before, worker.alive)
         if "latest" in roles:
-            output = wire_topic(settings, feature_set.topic)
-            serving = stack.enter_context(Progress(settings.brokers, output, [own["latest"]], settings.partitions))
-            first = serving.ends()
-            serving.wait(lambda committed: committed == first, worker.alive)
-        _joined(place, [own[role] for role in roles], worker)
+            _served(settings, feature_set, load, worker)
         source.tell("go")
         begun = json.loads(source.line())
         require(not begun["late"], "a load that begins in time", "a machine too busy to encode it")
@@ -102,14 +98,15 @@ def under_load(
     return under, seen, handed, on_time
 
 
-def _joined(place: Place, wanted: list[str], worker: Side) -> None:
-    deadline = time.monotonic() + JOINED_S
-    while any(not place.owners(group) for group in wanted):
+def _served(settings: Settings, feature_set: FeatureSet, load: Load, worker: Side) -> None:
+    """Wait until Redis has something of every symbol."""
+    deadline = time.monotonic() + SERVED_S
+    while not probe.all_there(settings.redis_url, feature_set.id, names(load.symbols)):
         worker.alive()
         if time.monotonic() > deadline:
             raise DependencyDown(
-                "the worker does not join its groups", expected=f"partitions within {JOINED_S:g} s", was="none",
-                action="look at the broker's log",
+                "the worker serves nothing", expected=f"vectors in Redis within {SERVED_S:g} s", was="none",
+                action="run it with this load and read its log",
             )  # fmt: skip
         time.sleep(0.1)
 

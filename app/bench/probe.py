@@ -71,6 +71,12 @@ def readable(url: str, feature_set_id: str, symbols: Sequence[str], ticks: Seque
     return found
 
 
+def all_there(url: str, feature_set_id: str, symbols: Sequence[str]) -> bool:
+    """Whether Redis has a vector of each symbol."""
+    with redis.Redis.from_url(url) as client:
+        return None not in client.mget([latest_key(feature_set_id, symbol) for symbol in symbols])
+
+
 class Listener:
     """A consumer of the features topic that notes when each vector came."""
 
