@@ -38,7 +38,10 @@ _NO_BYTES = b"\0"
 
 
 class Keys(dict[bytes | None, int]):
-    """Numbers of keys by first appearance; `names` and `forms` by number. A malformed key has no name."""
+    """Numbers of keys by first appearance; `names` and `forms` by number. A malformed key has no name.
+
+    Keys that are too long are all one, so that nobody fills the memory with them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +50,8 @@ class Keys(dict[bytes | None, int]):
         self._lock = Lock()
 
     def __missing__(self, key: bytes | None) -> int:
+        if key is not None and len(key) > limits.KEY_BYTES_MAX:
+            return self[None]
         name, form = _read(key)
         with self._lock:
             number = self.get(key)
@@ -63,7 +68,7 @@ class Keys(dict[bytes | None, int]):
 
 
 def _read(key: bytes | None) -> tuple[str, int]:
-    if key is None or len(key) > limits.KEY_BYTES_MAX or not key.isascii():
+    if key is None or not key.isascii():
         return "", tape_pass.MALFORMED
     name = key.decode()
     if name == CLOCK_KEY:

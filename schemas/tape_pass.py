@@ -28,9 +28,9 @@ Int32 = NDArray[np.int32]
 MALFORMED, SYMBOL, CLOCK = range(3)
 """Forms of a key."""
 ACCEPTED, UNDECIDED, NOT_WIRE, NOT_AVRO, LONGER, MISNAMED = range(6)
-"""Verdicts. The last three are sure, of records of our own schema alone: fastavro comes upon the end of the bytes or an
-index behind its list, has bytes left, or the gate a key that is malformed or of another kind. What is damaged is mostly
-one of these, and by an exception each takes fifty times as long as a good record."""
+"""Verdicts, sure without fastavro and the gate; the last three of records of our own schema only: there is no head;
+the bytes end, or an index is behind its list; bytes are left; the key is malformed or of another kind. What is damaged
+is mostly one of these, and by an exception each takes fifty times as long as a good record."""
 OURS = 0
 """Which of the plans is that of our own schema."""
 SURE = -2

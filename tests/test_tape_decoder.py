@@ -183,6 +183,13 @@ def test_a_flood_of_keys_is_forgotten_again(codec: TapeCodec, monkeypatch: pytes
         assert len(codec._decoder._keys) <= 50 + 100
 
 
+def test_keys_too_long_are_not_remembered(codec: TapeCodec) -> None:
+    value = message(codec, Event("V:S", 0, NOW, Kind.FUNDING, {"rate": 1, "next_funding_ts": None}))[1]
+    messages: list[Message] = [(b"V:S" + b"x" * size, value) for size in range(60, 200)]
+    assert decided_at_once(codec, messages) == decided_singly(codec, messages)
+    assert max(len(key or b"") for key in codec._decoder._keys) <= limits.KEY_BYTES_MAX
+
+
 def test_texts_are_made_when_somebody_asks(codec: TapeCodec) -> None:
     trade = {"price": 7, "size": 9, "side": "SELL", "is_block": False, "is_liquidation": True, "is_insurance": False}
     stream = [Event("V:S", 0, NOW, Kind.TRADE, {**trade, "trade_id": f"t{i}"}) for i in range(5)]
