@@ -28,7 +28,7 @@ from agents.ports import Batch, Emit, States
 from schemas.feature_sets import FeatureSet
 
 Share = Callable[[int], int]
-"""How many of so many listed states are saved after a batch: at least one, if there are any."""
+"""How many of so many listed states are saved after a batch; all of them in the end."""
 
 
 def _all(listed: int) -> int:
@@ -68,7 +68,8 @@ async def features_agent(
         if now.ended:
             # 4. save
             arena, first = now.engine.arena, share(len(now.listed))
-            states.save(batch.partition, {key: arena.dump(key) for key in now.listed[:first]})
+            if first:
+                states.save(batch.partition, {key: arena.dump(key) for key in now.listed[:first]})
             del now.listed[:first]
             # 5. acknowledge
             if not now.listed:

@@ -16,6 +16,7 @@ Units: seconds of the injected monotonic clock; rows.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from schemas.errors import CheckFailed
 WAITING: Final = 2
 SAVE_SYMBOLS: Final = 64
 """States an agent saves after a batch, some milliseconds of work: the next batch waits no longer for it."""
-PAUSE_S: Final = 0.001
+PAUSE_S: Final = 0.02
 """How long a lane without a batch leaves the others their turn between two saves."""
 
 B_co = TypeVar("B_co", covariant=True)
@@ -47,11 +48,15 @@ class Adapt(Protocol[B_co]):
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """When an epoch ends: after `seconds`, or after `rows` rows if sooner. `clock` is monotonic, in seconds."""
+    """When an epoch ends: after `seconds`, or after `rows` rows if sooner. `clock` is monotonic, in seconds.
+
+    Of more than SAVE_SYMBOLS states, `saves_per_s` are saved a second: an epoch of thousands lasts the longer.
+    """
 
     seconds: float
     rows: int
     clock: Callable[[], float]
+    saves_per_s: float = math.inf
 
 
 class Lane:
@@ -67,6 +72,8 @@ class Lane:
         self._closing = False
         self._listed = 0
         """States of an ended epoch that the agent has still to save."""
+        self._credit, self._credited = float(SAVE_SYMBOLS), epoch.clock()
+        """States that may be saved at once, and when that was worked out."""
 
     async def put(self, raw: RawBatch, ack: Ack) -> None:
         """Hand over a batch; waits while the lane is full and drops it if the lane closes."""
@@ -85,7 +92,11 @@ class Lane:
 
     def share(self, listed: int) -> int:
         """How many of the states that wait for it are saved after this batch: all of them when the lane closes."""
-        now = listed if self._closing else min(listed, SAVE_SYMBOLS)
+        time, rate = self._epoch.clock(), self._epoch.saves_per_s
+        earned = (time - self._credited) * rate if rate < math.inf else math.inf
+        self._credit, self._credited = min(SAVE_SYMBOLS, self._credit + earned), time
+        now = listed if self._closing else min(listed, int(self._credit))
+        self._credit -= now
         self._listed = listed - now
         return now
 

@@ -164,3 +164,15 @@ def test_one_epoch_ends_no_sooner_than_the_one_before_is_saved() -> None:
     ends = [i for i, ended in enumerate(run.ended) if ended][:-1]
     assert len(ends) > 1
     assert all(after - before >= 4 for before, after in pairwise(ends))
+
+
+def test_many_states_are_saved_at_a_rate_and_a_few_at_once() -> None:
+    now = [100.0]
+    lane = Lane("t", 0, Epoch(1.0, 1, lambda: now[0], saves_per_s=10.0))
+    assert [lane.share(1000), lane.share(1000 - SAVE_SYMBOLS)] == [SAVE_SYMBOLS, 0]
+    now[0] += 1
+    assert [lane.share(900), lane.share(890)] == [10, 0]
+    now[0] += 3600
+    assert [lane.share(5), lane.share(900)] == [5, SAVE_SYMBOLS - 5]
+    lane.close()
+    assert lane.share(800) == 800
