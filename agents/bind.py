@@ -133,6 +133,7 @@ class ServedBatch:
 
     vectors: Vectors
     values: list[bytes]
+    ends_epoch: bool
     acknowledge: Ack
 
     def ack(self) -> None:
@@ -155,7 +156,7 @@ class VectorReader:
                 "%s partition %d: left out %d messages that are no vectors", raw.topic, raw.partition, len(refused)
             )
             values = [value for i, value in enumerate(values) if i not in refused]
-        return ServedBatch(vectors, values, ack)
+        return ServedBatch(vectors, values, ends_epoch, ack)
 
 
 @dataclass(frozen=True, slots=True)

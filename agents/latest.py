@@ -7,13 +7,18 @@ Errors: what the sink or `announce` raises; the batch is then not acknowledged.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.ports import Announce, LatestSink, VectorBatch
+from agents.ports import Announce, LatestSink, Telling, VectorBatch
 from schemas.vectors import Vectors
+
+TELLING_MAX: Final = 16
+"""Batches whose notifications may be under way."""
 
 
 def newest_rows(vectors: Vectors) -> NDArray[np.intp]:
@@ -25,13 +30,15 @@ def newest_rows(vectors: Vectors) -> NDArray[np.intp]:
     return np.sort(order[is_last])
 
 
-async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, announce: Announce | None = None) -> None:
+async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, announce: Announce) -> None:
     """Serve batches until they end.
 
     1. Put the newest vector of each instrument; it can be read when this returns.
     2. Announce every vector of the batch.
-    3. Acknowledge the batch.
+    3. Acknowledge the batch once its notifications are on the broker, at the latest at the end of the epoch; the next
+       batches are served meanwhile.
     """
+    telling: deque[tuple[VectorBatch, Telling]] = deque()
     async for batch in batches:
         vectors, values = batch.vectors, batch.values
         if len(vectors):
@@ -40,9 +47,11 @@ async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, an
                 await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()], _wait)
             else:
                 await sink.put(vectors, values, _wait)
-            if announce is not None:
-                await announce(vectors)
-        batch.ack()
+        telling.append((batch, announce(vectors)))
+        while telling and (batch.ends_epoch or len(telling) > TELLING_MAX or telling[0][1].done()):
+            told, notifications = telling.popleft()
+            await notifications
+            told.ack()
 
 
 def _wait() -> None:

@@ -6,6 +6,7 @@ agents cannot tell the difference, which is why both give the same bytes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -48,7 +49,7 @@ class Batch(Protocol):
 
 
 class VectorBatch(Protocol):
-    """Messages of a features topic, one partition, in offset order."""
+    """Messages of a features topic, one partition, in offset order. It may have no rows, as `Batch`."""
 
     @property
     def vectors(self) -> Vectors:
@@ -58,8 +59,12 @@ class VectorBatch(Protocol):
     def values(self) -> Sequence[bytes]:
         """The messages as they are on the topic."""
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether everything has to be acknowledged after this batch."""
+
     def ack(self) -> None:
-        """The newest vectors are served: the offsets may be committed."""
+        """The newest vectors are served and told of: the offsets may be committed."""
 
 
 class ArchiveBatch(Protocol):
@@ -116,11 +121,15 @@ class LatestSink(Protocol):
         """
 
 
+Telling = asyncio.Future[int]
+"""Done once the broker has every notification."""
+
+
 class Announce(Protocol):
     """Tells that vectors can be read."""
 
-    async def __call__(self, vectors: Vectors) -> None:
-        """Vectors of one partition in offset order; those of them that are told are on the broker on return."""
+    def __call__(self, vectors: Vectors) -> Telling:
+        """Vectors of one partition in offset order. Notifications are sent in the order of the calls."""
 
 
 class ArchiveSink(Protocol):

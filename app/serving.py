@@ -4,7 +4,8 @@ A reader of Redis need not wait for the broker. What he reads follows from the t
 worker die before the features topic has a vector, the next one makes the same bytes again.
 
 Input: vectors of one partition and one feature set, and their bytes as on the topic.
-Output: the newest of each instrument in Redis; features.ready.v1.
+Output: the newest of each instrument in Redis; then features.ready.v1 of every vector offered, but for those that newer
+    ones overtook while Redis took nothing.
 State: what waits. While Redis takes nothing that is no more than a few batches and one vector per instrument.
 Errors: `failed` gets what is not just Redis's silence; UsageError for hashes of a feature set that is not computed.
 """
@@ -21,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from agents.latest import newest_rows
-from agents.ports import Announce
+from agents.ports import Announce, Telling
 from agents.ready import ReadyGate
 from app import metrics
 from app.config import Settings
@@ -42,29 +43,43 @@ WAITING: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Notifications:
-    """The notifications of a worker; none without a producer."""
+    """The notifications of a worker; without a producer it tells nothing."""
 
     producer: Producer | None
     topic: str
     codec: ReadyCodec
     threshold: float | None
 
-    def of(self, feature_set: FeatureSet, partition: int) -> Announce | None:
+    def of(self, feature_set: FeatureSet, partition: int) -> Announce:
         """Tells of one partition's vectors, as whole batches."""
         producer, gate = self.producer, ReadyGate(feature_set, self.threshold)
         if producer is None:
-            return None
+            return tell_nothing
         published = metrics.ready_published_total.labels(feature_set.id)
         suppressed = metrics.ready_suppressed_total.labels(feature_set.id)
 
-        async def announce(vectors: Vectors) -> None:
+        def announce(vectors: Vectors) -> Telling:
             picked = gate.pick(vectors)
             suppressed.inc(picked.suppressed)
             told = vectors if picked.told.all() else vectors.select(picked.told)
-            await producer.send(self.topic, partition, self.codec.encode(told))
-            published.inc(len(told))
+            if not len(told):
+                return tell_nothing(told)
+            telling = producer.enqueue(self.topic, partition, self.codec.encode(told))
+            telling.add_done_callback(lambda done: published.inc(len(told) if _is_delivered(done) else 0))
+            return telling
 
         return announce
+
+
+def tell_nothing(vectors: Vectors) -> Telling:
+    """`agents.ports.Announce` where nobody is told."""
+    telling: Telling = asyncio.get_running_loop().create_future()
+    telling.set_result(-1)
+    return telling
+
+
+def _is_delivered(telling: Telling) -> bool:
+    return not telling.cancelled() and telling.exception() is None
 
 
 class Outlet:
@@ -85,12 +100,12 @@ class Outlet:
         if producer is not None:
             stack.push_async_callback(producer.close)
         threshold = settings.ready_threshold if settings.ready == "changed" else None
+        for each in sets:
+            ReadyGate(each, threshold).pick(Vectors.empty(each))  # compiled before the broker counts our silence
         self._notifications = Notifications(producer, wire_topic(settings, READY), ReadyCodec(registry), threshold)
 
     @asynccontextmanager
-    async def of(
-        self, feature_set: FeatureSet, partition: int
-    ) -> AsyncIterator[tuple[PartitionLatest, Announce | None]]:
+    async def of(self, feature_set: FeatureSet, partition: int) -> AsyncIterator[tuple[PartitionLatest, Announce]]:
         """The sink and the notifications of one partition, for as long as it is assigned."""
         async with self._latest[feature_set.id].sink(partition) as sink:
             yield sink, self._notifications.of(feature_set, partition)
@@ -107,9 +122,7 @@ class Offer(NamedTuple):
 class Serving:
     """One partition of one feature set, for as long as it is assigned."""
 
-    def __init__(
-        self, sink: PartitionLatest, announce: Announce | None, failed: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, sink: PartitionLatest, announce: Announce, failed: Callable[[BaseException], None]) -> None:
         self._sink, self._announce, self._failed = sink, announce, failed
         self._waiting: list[Offer] = []
         self._offered, self._settled = asyncio.Event(), asyncio.Event()
@@ -120,7 +133,7 @@ class Serving:
         """Serve them as soon as possible."""
         self._waiting.append(Offer(vectors, values, received))
         if len(self._waiting) > WAITING:
-            self._waiting = [_newest(self._waiting)]
+            self._waiting = [_newest(_joined(self._waiting))]
         if not self._sink.is_down:
             self._settled.clear()
         self._offered.set()
@@ -148,27 +161,34 @@ class Serving:
             await self._offered.wait()
             self._offered.clear()
             while self._waiting:
-                vectors, values, received = _newest(self._waiting)
+                offer = _joined(self._waiting)
+                vectors, values, received = _newest(offer)
                 self._waiting = []
                 await self._sink.put(vectors, values, self._settled.set)
                 now, name = time.time_ns(), vectors.feature_set.id
                 metrics.tick_to_readable.labels(name).observe_ages(now, vectors.time)
                 metrics.event_to_readable.labels(name).observe_ages(now, received)
-                if self._announce is not None:
-                    await self._announce(vectors)
+                await self._announce(offer.vectors)
             self._settled.set()
 
 
-def _newest(offers: Sequence[Offer]) -> Offer:
+def _joined(offers: Sequence[Offer]) -> Offer:
+    """Offers as one."""
+    if len(offers) == 1:
+        return offers[0]
+    return Offer(
+        Vectors.concat([offer.vectors for offer in offers]),
+        [value for offer in offers for value in offer.values],
+        np.concatenate([offer.received for offer in offers]),
+    )
+
+
+def _newest(offer: Offer) -> Offer:
     """The newest vector of each instrument."""
-    vectors, values, received = offers[0]
-    if len(offers) > 1:
-        vectors = Vectors.concat([offer.vectors for offer in offers])
-        values = [value for offer in offers for value in offer.values]
-        received = np.concatenate([offer.received for offer in offers])
+    vectors, values, received = offer
     rows = newest_rows(vectors)
     if len(rows) == len(vectors):
-        return Offer(vectors, values, received)
+        return offer
     return Offer(vectors.select(rows), [values[row] for row in rows.tolist()], received)
 
 

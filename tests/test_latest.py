@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -292,35 +292,49 @@ def test_a_readable_hash_is_the_newest_vector_without_its_nulls(
 
 @dataclass
 class Messages:
-    """A batch of vector messages; `acked` gets what Redis has when it is acknowledged."""
+    """A batch of vector messages; `seen` is told when it is acknowledged."""
 
     vectors: Vectors
     values: Sequence[bytes]
-    seen: list[str] = field(default_factory=list)
+    seen: list[str]
+    ends_epoch: bool = False
 
     def ack(self) -> None:
-        self.seen.append("acknowledged")
+        self.seen.append(f"acknowledged {len(self.values)}")
 
 
 def test_the_agent_puts_then_announces_then_acknowledges(server: str, client: redis.Redis, codec: VectorCodec) -> None:
-    rows = [("V:D", NOW), ("V:E", NOW), ("V:D", NOW + 2)]
-    batch = Messages(vectors_of(rows), values_of(codec, rows))
+    """The second batch is served while the first is told of; the end of the epoch waits for all."""
+    both = [[("V:D", NOW), ("V:E", NOW), ("V:D", NOW + 2)], [("V:E", NOW + 3)]]
+    seen: list[str] = []
+    told: list[asyncio.Future[int]] = []
 
     async def batches() -> AsyncIterator[Messages]:
-        yield batch
+        for rows in both:
+            yield Messages(vectors_of(rows), values_of(codec, rows), seen)
+        asyncio.get_running_loop().call_later(0.1, told[0].set_result, 0)
+        yield Messages(vectors_of([]), [], seen, ends_epoch=True)
 
-    async def announce(vectors: Vectors) -> None:
-        assert held(codec, client, ["V:D", "V:E"]) == {"V:D": NOW + 2, "V:E": NOW}
-        batch.seen.extend(
-            f"{name} {time - NOW}" for name, time in zip(vectors.instruments(), vectors.time, strict=True)
-        )
+    def announce(vectors: Vectors) -> asyncio.Future[int]:
+        telling = asyncio.get_running_loop().create_future()
+        told.append(telling)
+        if len(told) > 1:
+            telling.set_result(0)
+        assert all(held(codec, client, [name])[name] >= time for name, time in named(vectors))
+        seen.extend(f"{name} {time - NOW}" for name, time in named(vectors))
+        return telling
 
     async def serving() -> None:
         async with RedisLatest(server, FEATURE_SET, 60).sink(3) as sink:
             await latest_agent(batches(), sink, announce)
 
     run(serving())
-    assert batch.seen == ["V:D 0", "V:E 0", "V:D 2", "acknowledged"]
+    assert seen == ["V:D 0", "V:E 0", "V:D 2", "V:E 3", "acknowledged 3", "acknowledged 1", "acknowledged 0"]
+    assert held(codec, client, ["V:D", "V:E"]) == {"V:D": NOW + 2, "V:E": NOW + 3}
+
+
+def named(vectors: Vectors) -> Iterator[tuple[str, int]]:
+    return zip(vectors.instruments(), vectors.time.tolist(), strict=True)
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from math import isnan
@@ -14,11 +15,11 @@ import live_worker as run
 import numpy as np
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_worker import SEED, Place, assert_latest, embedded, kill_and_resume, market, wait_done
 
-from agents.ready import ReadyGate, has_moved
+from agents.ready import ReadyGate
 from app.config import Settings
 from app.embedded import EmbeddedRedis
 from app.redis_frames import hash_key
@@ -54,6 +55,7 @@ def vectors_of(rows: list[tuple[int, int, list[float]]]) -> Vectors:
 LONGS = st.integers(-(2**63), 2**63 - 1)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 2), LONGS, st.integers(-(2**31), 2**31 - 1), LONGS, st.integers(0, WIDTH)))
 )
@@ -97,8 +99,9 @@ def test_what_is_no_notification_is_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_counts_as_a_move(told: float, now: float, threshold: float, moved: bool) -> None:
-    rest = [1.0, np.nan]
-    assert has_moved(np.array([[*rest, told]]), np.array([[*rest, now]]), threshold).tolist() == [moved]
+    gate = ReadyGate(FEATURE_SET, threshold)
+    picked = gate.pick(vectors_of([(0, 1, [1.0, told]), (0, 2, [1.0, now])]))
+    assert (picked.told.tolist(), picked.suppressed) == ([True, moved], int(not moved))
 
 
 VALUES = st.lists(st.sampled_from([0.0, 1.0, 1.005, 1.02, 2.0, float("nan")]), min_size=2, max_size=2)
@@ -113,6 +116,7 @@ def differs(told: float, now: float, threshold: float) -> bool:
 BATCHES = st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), VALUES), max_size=8), max_size=5)
 
 
+@settings(deadline=None)
 @given(BATCHES, st.sampled_from([None, 0.0, 0.01]))
 def test_a_gate_tells_of_each_vector_once_and_of_changes_since_the_last_told(
     batches: list[list[tuple[int, int, list[float]]]], threshold: float | None
@@ -182,60 +186,66 @@ def assert_hashes(settings: Settings, expected: run.Outcome) -> None:
             assert np.array_equal(values, vectors.values[row], equal_nan=True)
 
 
-def test_every_vector_is_told_of_once(embedded: Place) -> None:
-    settings = embedded.settings(redis_hash=FEATURE_SET.id)
-    raw = market(settings, 3_000)
-    expected = run.oracle(settings, raw)
-    with run.Worker(settings, ["features", "latest"]) as worker:
-        run.publish(settings, raw)
-        wait_done(settings, worker, [len(rows) for rows in raw], ["latest"])
-        assert worker.stop() < 10
-    assert told(settings) == Told(notifications_of(settings, expected), 0)
-    assert_latest(settings, expected)
-    assert_hashes(settings, expected)
+@pytest.mark.parametrize("apart", [False, True])
+def test_every_vector_is_told_of_once(embedded: Place, apart: bool) -> None:
+    """By the worker that makes it, or by another that reads it from its topic."""
+    chosen = embedded.settings(redis_hash=FEATURE_SET.id)
+    other = chosen.model_copy(update={"data_dir": chosen.data_dir / "other"})
+    raw = market(chosen, 3_000)
+    expected = run.oracle(chosen, raw)
+    with ExitStack() as stack:
+        worker = stack.enter_context(run.Worker(chosen, ["features"] if apart else ["features", "latest"]))
+        serving = stack.enter_context(run.Worker(other, ["latest"])) if apart else worker
+        run.publish(chosen, raw)
+        wait_done(chosen, serving, [len(rows) for rows in raw], ["latest"] if apart else ["features", "latest"])
+        for each in {worker, serving}:
+            assert each.stop() < 10
+    assert told(chosen) == Told(notifications_of(chosen, expected), 0)
+    assert_latest(chosen, expected)
+    assert_hashes(chosen, expected)
 
 
 def test_only_changes_are_told_of_if_wanted(embedded: Place, tmp_path: Path) -> None:
     path = tmp_path / "mid.yaml"
     path.write_text("{name: mid, version: 1, cadence_ms: 100, features: [mid_price]}")
-    settings = embedded.settings(feature_sets=str(path), ready="changed", ready_threshold=1e-4)
-    raw = market(settings, 3_000)
-    expected = run.oracle(settings, raw)
-    with run.Worker(settings, ["features", "latest"]) as worker:
-        run.publish(settings, raw)
-        wait_done(settings, worker, [len(rows) for rows in raw], ["latest"])
+    chosen = embedded.settings(feature_sets=str(path), ready="changed", ready_threshold=1e-4)
+    raw = market(chosen, 3_000)
+    expected = run.oracle(chosen, raw)
+    with run.Worker(chosen, ["features", "latest"]) as worker:
+        run.publish(chosen, raw)
+        wait_done(chosen, worker, [len(rows) for rows in raw], ["features", "latest"])
         assert worker.stop() < 10
     mid = feature_sets.load(str(path))
-    vectors = VectorCodec(open_registry(settings.registry), mid).decode(list(expected.vectors.values()))
+    vectors = VectorCodec(open_registry(chosen.registry), mid).decode(list(expected.vectors.values()))
     in_order = vectors.select(np.argsort(vectors.time, kind="stable"))
     picked = ReadyGate(mid, 1e-4).pick(in_order)
     changes = in_order.select(picked.told)
     assert 0 < picked.suppressed < len(vectors)
-    found = told(settings)
+    found = told(chosen)
     assert found.repeats == 0
     assert {key[1:] for key in found.notified} == set(zip(changes.instruments(), changes.time.tolist(), strict=True))
 
 
 def test_nothing_is_told_if_not_wanted(embedded: Place) -> None:
-    settings = embedded.settings(ready="off")
-    raw = market(settings, 1_000)
-    with run.Worker(settings, ["features", "latest"]) as worker:
-        run.publish(settings, raw)
-        wait_done(settings, worker, [len(rows) for rows in raw], ["latest"])
+    chosen = embedded.settings(ready="off")
+    raw = market(chosen, 1_000)
+    with run.Worker(chosen, ["features", "latest"]) as worker:
+        run.publish(chosen, raw)
+        wait_done(chosen, worker, [len(rows) for rows in raw], ["features", "latest"])
         assert worker.stop() < 10
-    assert told(settings) == Told({}, 0)
+    assert told(chosen) == Told({}, 0)
 
 
 @pytest.mark.kafka
 def test_kills_lose_no_notification(kafka: str, tmp_path: Path) -> None:
     """On a real Kafka, workers killed with SIGKILL at random moments."""
     with EmbeddedRedis() as server:
-        settings = Place(kafka, False, tmp_path, server.url).settings(batch_size=64, epoch_s=0.1)
+        chosen = Place(kafka, False, tmp_path, server.url).settings(batch_size=64, epoch_s=0.1)
         try:
-            raw = market(settings, 4_000)
-            expected = run.oracle(settings, raw)
-            kill_and_resume(settings, raw, random.Random(SEED), ["features", "latest"])
-            assert told(settings).notified == notifications_of(settings, expected)
-            assert_latest(settings, expected)
+            raw = market(chosen, 4_000)
+            expected = run.oracle(chosen, raw)
+            kill_and_resume(chosen, raw, random.Random(SEED), ["features", "latest"])
+            assert told(chosen).notified == notifications_of(chosen, expected)
+            assert_latest(chosen, expected)
         finally:
-            delete_topics(settings)
+            delete_topics(chosen)

@@ -11,9 +11,10 @@ import pytest
 import redis
 from test_latest import FEATURE_SET, NOW, held, values_of, vectors_of
 
+from agents.ports import Telling
 from app.embedded import EmbeddedRedis
 from app.redis_latest import RedisLatest
-from app.serving import WAITING, Serving
+from app.serving import WAITING, Serving, tell_nothing
 from schemas.registry import FileRegistry
 from schemas.vectors import VectorCodec, Vectors
 
@@ -39,9 +40,10 @@ def url_of(client: redis.Redis) -> str:
 def test_the_newest_is_readable_when_it_is_settled_and_then_told(client: redis.Redis, codec: VectorCodec) -> None:
     told: list[tuple[str, int]] = []
 
-    async def announce(vectors: Vectors) -> None:
+    def announce(vectors: Vectors) -> Telling:
         assert held(codec, client, vectors.instruments()).keys() == set(vectors.instruments())
         told.extend(zip(vectors.instruments(), (vectors.time - NOW).tolist(), strict=True))
+        return tell_nothing(vectors)
 
     async def run() -> None:
         async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
@@ -53,7 +55,7 @@ def test_the_newest_is_readable_when_it_is_settled_and_then_told(client: redis.R
 
     asyncio.run(run())
     assert held(codec, client, ["V:A", "V:B"]) == {"V:A": NOW + 1, "V:B": NOW + 2}
-    assert sorted(told) == [("V:A", 1), ("V:B", 2)]
+    assert told == [("V:A", 0), ("V:B", 0), ("V:A", 1), ("V:B", 2)]
 
 
 def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
@@ -61,7 +63,7 @@ def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
 ) -> None:
     async def run() -> None:
         async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
-            serving = Serving(sink, None, pytest.fail)
+            serving = Serving(sink, tell_nothing, pytest.fail)
             client.config_set("maxmemory", "1")
             for step in range(3 * WAITING):
                 rows = [("V:A", NOW + step), ("V:B", NOW + step)]
@@ -86,7 +88,7 @@ def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
 def test_what_it_cannot_serve_fails_the_worker(client: redis.Redis, codec: VectorCodec, tmp_path: Path) -> None:
     failures: list[BaseException] = []
 
-    async def announce(vectors: Vectors) -> None:
+    def announce(vectors: Vectors) -> Telling:
         raise ConnectionError("no broker")
 
     async def run() -> None:
