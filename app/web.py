@@ -2,7 +2,8 @@
 
 Input: the worker's roles.
 Output: one server on `web_host`:`web_port`. Faust's views of the first role are at `/` (statistics), `/assignment/`,
-    `/router/`, `/table/` and `/performance/`; those of any other role are below its name, as `/latest/assignment/`.
+    `/router/`, `/table/` and `/performance/`; those of any other role are below its name, as `/archive/assignment/`.
+    Without such a role: `/metrics` alone.
 Errors: OSError from the start of the first role's app when the address cannot be used.
 """
 
