@@ -94,7 +94,7 @@ class TapeBatch:
 
 
 class TapeReader:
-    """Decodes the tape; what the gate refuses is buried as dead letters before the batch is handed on."""
+    """Decodes the tape; what the gate refuses is given to `bury` before the batch is handed on."""
 
     def __init__(self, codec: TapeCodec, bury: Bury) -> None:
         codec.load()

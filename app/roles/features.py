@@ -9,7 +9,6 @@ Errors: `fail` gets what ends the worker.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from agents.bind import LaneStates, TapeBatch, TapeReader, state_table
 from agents.engine import Engine
 from agents.features import features_agent
 from agents.lanes import Epoch, Lane, Lanes
-from app import metrics
 from app.config import Settings
+from app.dead_letters import DeadLetters
 from app.latency import LaneLatency, Slow
 from app.producer import DeliveryFailed, Producer
 from app.roles.observed import ObservedBatches, ObservedStates
@@ -31,7 +30,7 @@ from app.roles.role import Fail, Role, make_app, make_role
 from app.serving import Outlet, Serving
 from app.topics import changelog_of, groups, wire_topic
 from app.transport import FETCH_RECORDS
-from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
+from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.columns import from_events
 from schemas.feature_sets import FeatureSet, load_all
 from schemas.registry import open_registry
@@ -71,13 +70,14 @@ def features_role(
 ) -> Role:
     """Tape -> vectors of every feature set in one pass, dead letters, states; and to Redis if it `serves` them."""
     sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
-    letters, group = DeadLetterCodec(registry), groups(settings)["features"]
+    group = groups(settings)["features"]
     producer, saver = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
     stack.push_async_callback(producer.close)
     stack.push_async_callback(saver.close)
     app, changelog_topic = make_app(settings, "features", group), changelog_of(group)
     table = state_table(app, settings.partitions)
-    tape, buried = wire_topic(settings, TAPE), wire_topic(settings, DEAD_LETTERS)
+    tape = wire_topic(settings, TAPE)
+    letters = DeadLetters(producer, wire_topic(settings, DEAD_LETTERS), DeadLetterCodec(registry))
     outputs = {each.id: (wire_topic(settings, each.topic), VectorCodec(registry, each)) for each in sets}
     made: list[store.Changelog] = []
 
@@ -93,19 +93,15 @@ def features_role(
             made.append(store.Changelog(table.data, changelog_topic, saver.enqueue))
         return made[0]
 
-    async def bury(partition: int, refused: Sequence[DeadLetter]) -> None:
-        await producer.send(buried, partition, [(letter.key, letters.encode(letter)) for letter in refused])
-        for reason, count in Counter(letter.reason for letter in refused).items():
-            metrics.dead_letters_total.labels(reason).inc(count)
-
     async def settle(offsets: Mapping[TP, int]) -> None:
         try:
+            await letters.settle()
             await changelog().settle()
         except DeliveryFailed as error:
             fail(error)
             raise ProducerSendError(str(error)) from error
 
-    reader, slow = TapeReader(TapeCodec(registry), bury), Slow(settings.slow_vector_s, time.monotonic)
+    reader, slow = TapeReader(TapeCodec(registry), letters.bury), Slow(settings.slow_vector_s, time.monotonic)
 
     outlet = Outlet(settings, stack, sets, registry, group) if serves else None
 
