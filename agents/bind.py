@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 from faust.types import AppT, EventT, Message, TableT
@@ -57,7 +57,9 @@ def bind(app: faust.App, name: str, topics: Sequence[str], lanes: Lanes, purpose
 
     async def feed(stream: Any) -> None:
         async for event in stream.noack().events():
-            await lanes.put(event.value, event.message.generation_id or 0, event.ack)
+            raw, ack = event.value, event.ack
+            event.value = event.message.value = None  # they last until the acknowledgement, which needs neither
+            await lanes.put(raw, event.message.generation_id or 0, ack)
 
     feed.__doc__ = purpose  # what `faust agents` shows
     app.agent(source, name=name, supervisor_strategy=CrashingSupervisor)(feed)
@@ -81,16 +83,13 @@ class TapeBatch:
     columns: Columns
     is_first: bool
     ends_epoch: bool
-    acknowledge: Ack
+    ack: Callable[[], None]
+    """Not a method: it waits for the epoch's end, and the columns shall not."""
 
     @property
     def partition(self) -> int:
         """Partition of every row."""
         return self.columns.partition
-
-    def ack(self) -> None:
-        """See `agents.ports.Batch`."""
-        self.acknowledge()
 
 
 class TapeReader:
@@ -105,7 +104,7 @@ class TapeReader:
         columns, refused = self._codec.decode_batch(TAPE, raw.partition, raw.offsets, raw.keys, raw.values)
         if refused:
             await self._bury(raw.partition, refused)
-        return TapeBatch(columns, is_first, ends_epoch, ack)
+        return TapeBatch(columns, is_first, ends_epoch, cast(Callable[[], None], ack))
 
 
 class LaneStates:

@@ -57,7 +57,7 @@ async def features_agent(
         now = partitions[batch.partition]
         # 1. apply
         made = now.engine.apply(batch.columns)
-        now.open.append(batch)
+        now.open.append(batch.ack)
         # 2. emit
         for vectors in made:
             if len(vectors):
@@ -81,10 +81,10 @@ class _Partition:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.open: list[Batch] = []
-        """Batches of the present epoch."""
-        self.ended: list[Batch] = []
-        """Batches up to the end of the last epoch, until all that they have touched is saved."""
+        self.open: list[Callable[[], None]] = []
+        """Acknowledges the batches of the present epoch."""
+        self.ended: list[Callable[[], None]] = []
+        """Acknowledges those up to the end of the last epoch, once all that they have touched is saved."""
         self.listed: list[str] = []
         """Symbols touched up to that end and not saved since."""
 
@@ -97,8 +97,8 @@ class _Partition:
 
     def acknowledge(self) -> None:
         """Everything up to the end of the last epoch is saved."""
-        for batch in self.ended:
-            batch.ack()
+        for ack in self.ended:
+            ack()
         self.ended.clear()
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -50,13 +51,15 @@ class Adapt(Protocol[B_co]):
 class Epoch:
     """When an epoch ends: after `seconds`, or after `rows` rows if sooner. `clock` is monotonic, in seconds.
 
-    Of more than SAVE_SYMBOLS states, `saves_per_s` are saved a second: an epoch of thousands lasts the longer.
+    Of more than SAVE_SYMBOLS states, `saves_per_s` are saved a second: an epoch of thousands lasts the longer. Once its
+    batches and those behind it have `held` rows, which stay in memory until then, the rest is saved at once.
     """
 
     seconds: float
     rows: int
     clock: Callable[[], float]
     saves_per_s: float = math.inf
+    held: int = sys.maxsize
 
 
 class Lane:
@@ -72,6 +75,8 @@ class Lane:
         self._closing = False
         self._listed = 0
         """States of an ended epoch that the agent has still to save."""
+        self._rows = 0
+        """Rows handed over since the epoch began, or since the one before was saved."""
         self._credit, self._credited = float(SAVE_SYMBOLS), epoch.clock()
         """States that may be saved at once, and when that was worked out."""
 
@@ -91,28 +96,32 @@ class Lane:
         self._changed.set()
 
     def share(self, listed: int) -> int:
-        """How many of the states that wait for it are saved after this batch: all of them when the lane closes."""
+        """How many of the states that wait for it are saved after this batch.
+
+        All of them when the lane closes, or when as many rows are held as may be.
+        """
         time, rate = self._epoch.clock(), self._epoch.saves_per_s
         earned = (time - self._credited) * rate if rate < math.inf else math.inf
         self._credit, self._credited = min(SAVE_SYMBOLS, self._credit + earned), time
-        now = listed if self._closing else min(listed, int(self._credit))
-        self._credit -= now
+        is_due = self._closing or self._rows >= self._epoch.held
+        now = listed if is_due else min(listed, int(self._credit))
+        self._credit = max(self._credit - now, 0.0)
         self._listed = listed - now
         return now
 
     async def batches(self, adapt: Adapt[B_co]) -> AsyncIterator[B_co]:
         """The agent's input."""
         clock = self._epoch.clock
-        is_first, is_saved, rows, began = True, True, 0, clock()
+        is_first, is_saved, began = True, True, clock()
         while not (self._closing and is_saved and not self._listed):
             item = await self._take(self._patience(is_saved, began))
             if item is None and is_saved and not self._listed:
                 continue
             raw, ack = item or (RawBatch(self.topic, self.partition, [], [], []), _nothing)
             if is_saved:
-                began, rows = clock(), 0
-            rows += len(raw.offsets)
-            over = item is None or clock() - began >= self._epoch.seconds or rows >= self._epoch.rows
+                began, self._rows = clock(), 0
+            self._rows += len(raw.offsets)
+            over = item is None or clock() - began >= self._epoch.seconds or self._rows >= self._epoch.rows
             was_listed = self._listed > 0
             ends_epoch = self._closing or (over and not was_listed)
             if raw.offsets:
@@ -123,7 +132,7 @@ class Lane:
             is_first, is_saved = False, ends_epoch or (is_saved and item is None)
             if was_listed and not self._listed:
                 # The next epoch begins when this one is acknowledged.
-                began, rows = clock(), 0
+                began, self._rows = clock(), 0
 
     def _patience(self, is_saved: bool, began: float) -> float | None:
         """How long to wait for a batch: without states that could be saved meanwhile, until the epoch ends."""

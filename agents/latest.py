@@ -44,15 +44,11 @@ async def latest_agent(batches: AsyncIterable[VectorBatch], sink: LatestSink, an
         if len(vectors):
             rows = newest_rows(vectors)
             if len(rows) < len(vectors):
-                await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()], _wait)
+                await sink.put(vectors.select(rows), [values[row] for row in rows.tolist()])
             else:
-                await sink.put(vectors, values, _wait)
+                await sink.put(vectors, values)
         telling.append((batch, announce(vectors)))
         while telling and (batch.ends_epoch or len(telling) > TELLING_MAX or telling[0][1].done()):
             told, notifications = telling.popleft()
             await notifications
             told.ack()
-
-
-def _wait() -> None:
-    """A sink that has to wait holds up its topic only."""

@@ -7,7 +7,7 @@ agents cannot tell the difference, which is why both give the same bytes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas.codec import DeadLetter
@@ -114,11 +114,8 @@ class Emit(Protocol):
 class LatestSink(Protocol):
     """Serves the newest vector of each instrument."""
 
-    async def put(self, vectors: Vectors, values: Sequence[bytes], down: Callable[[], None]) -> None:
-        """Replace what is older; what is newer or equal stays. At most one vector per instrument, row i is value i.
-
-        `down` is called whenever it finds that it will have to wait.
-        """
+    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
+        """Replace what is older; what is newer or equal stays. At most one vector per instrument, row i is value i."""
 
 
 Telling = asyncio.Future[int]

@@ -1,7 +1,7 @@
 """The producer: messages to one partition as whole record batches, each awaited until the broker has all of it.
 
 Input: (key, value) messages for an explicit partition.
-Output: the offset of the last one.
+Output: the offset of the last one; -1 where the broker does not tell.
 State: batches under way; what waits behind them, in order within a partition. Callers await what they hand over, so
     that this is bounded by what they have at once.
 Errors: DeliveryFailed when the broker refuses a batch, has not acknowledged it within the delivery timeout, or when the
@@ -68,13 +68,16 @@ class Producer:
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._waiting: dict[Place, deque[_Waiting]] = {}
         self._sending: dict[Place, asyncio.Task[None]] = {}
+        self._undelivered: dict[asyncio.Future[int], str] = {}
 
     def enqueue(self, topic: str, partition: int, messages: Sequence[Message]) -> asyncio.Future[int]:
         """Hand messages over, at least one. The future completes with the last one's offset when all are delivered."""
         place, loop = (topic, partition), asyncio.get_running_loop()
         waiting = _Waiting(messages, loop.create_future())
         late = loop.call_later(self._delivery_s, _fail, topic, waiting.delivered, KafkaTimeoutError())
+        self._undelivered[waiting.delivered] = topic
         waiting.delivered.add_done_callback(lambda _: late.cancel())
+        waiting.delivered.add_done_callback(self._undelivered.pop)
         self._waiting.setdefault(place, deque()).append(waiting)
         if place not in self._sending:
             self._sending[place] = loop.create_task(self._drain(place), name=f"{self._client_id}-{topic}-{partition}")
@@ -89,25 +92,28 @@ class Producer:
         """Close the connections. What is not delivered by then fails."""
         for task in self._sending.values():
             task.cancel()
-        for (topic, _), queue in self._waiting.items():
-            for waiting in queue:
-                _fail(topic, waiting.delivered, KafkaError("the producer was closed"))
-        if self._starting is None:
-            return
-        if not self._starting.done():
-            self._starting.cancel()
-        with suppress(asyncio.CancelledError, KafkaError, TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await (await self._starting).stop()
+        if self._starting is not None:
+            if not self._starting.done():
+                self._starting.cancel()
+            with suppress(asyncio.CancelledError, KafkaError, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await (await self._starting).stop()
+        for delivered, topic in list(self._undelivered.items()):
+            _fail(topic, delivered, KafkaError("the producer was closed"))
 
     async def _drain(self, place: Place) -> None:
         """Send what waits for one partition, in order, until nothing does."""
         queue = self._waiting[place]
-        producer = await self._started()
-        while queue:
-            await self._send(producer, place, queue[0])
-            queue.popleft()
-        del self._sending[place], self._waiting[place]
+        try:
+            producer = await self._started()
+            while queue:
+                await self._send(producer, place, queue[0])
+                queue.popleft()
+        except Exception as error:
+            for waiting in queue:
+                _fail(place[0], waiting.delivered, error)
+        finally:
+            del self._sending[place], self._waiting[place]
 
     async def _send(self, producer: AIOKafkaProducer, place: Place, waiting: _Waiting) -> None:
         """Hand over as many record batches as it takes, and see to it that the caller is told what becomes of them."""
@@ -172,7 +178,8 @@ def _settle(topic: str, delivered: asyncio.Future[int], last: int, done: asyncio
     if error is not None:
         _fail(topic, delivered, error)
     elif not delivered.done():
-        delivered.set_result(done.result()[-1].offset + last)
+        first = done.result()[-1].offset  # not known of a batch that the broker had already
+        delivered.set_result(first + last if first >= 0 else -1)
 
 
 def _fail(topic: str, delivered: asyncio.Future[int], error: BaseException) -> None:

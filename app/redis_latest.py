@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from math import isnan
 from typing import Any, Final
@@ -33,7 +33,8 @@ from schemas.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S: Final = 5.0
+ANSWER_S: Final = 3.0
+"""Shorter than a lane has to close: a Redis that hangs cuts nobody off."""
 RETRY_S: Final = 1.0
 CHUNK: Final = 1000
 """Vectors of one transaction: Redis serves others between two."""
@@ -92,21 +93,26 @@ class PartitionLatest:
         self._times: dict[str, int] = {}
         """Times of the values in Redis that are known for as long as we are alone."""
 
-    async def put(self, vectors: Vectors, values: Sequence[bytes], down: Callable[[], None]) -> None:
+    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
         """Replace what is older; at most one vector per instrument. Waits for a Redis that does not take it."""
         while True:
-            try:
-                await self._try(vectors, values)
-                break
-            except (redis.RedisError, OSError) as error:
-                if not self.is_down:
-                    logger.warning("Redis does not take the latest vectors, trying on: %s", error)
-                self.is_down = True
-                down()
+            if await self.attempt(vectors, values):
+                return
             await asyncio.sleep(RETRY_S)
+
+    async def attempt(self, vectors: Vectors, values: Sequence[bytes]) -> bool:
+        """As `put`, once; whether Redis took it."""
+        try:
+            await self._try(vectors, values)
+        except (redis.RedisError, OSError) as error:
+            if not self.is_down:
+                logger.warning("Redis does not take the latest vectors, trying on: %s", error)
+            self.is_down = True
+            return False
         if self.is_down:
             logger.warning("Redis takes the latest vectors again")
         self.is_down = False
+        return True
 
     async def close(self) -> None:
         """Close the connection."""

@@ -39,6 +39,11 @@ from schemas.vectors import Vectors
 
 WAITING: Final = 4
 """Offers that wait before they become one."""
+RECEIVED_MAX: Final = 1 << 16
+"""Receipts of events that are kept for the latency of vectors that wait; the oldest are forgotten."""
+PATIENCE_S: Final = 0.25
+"""How long an agent waits for a Redis that answers slowly, before it goes on without until that has caught up."""
+RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ class Serving:
         self._waiting: list[Offer] = []
         self._offered, self._settled = asyncio.Event(), asyncio.Event()
         self._settled.set()
+        self._is_behind = False
+        """Whether Redis takes nothing, or takes it slower than it comes: then nobody waits for it."""
         self._task = asyncio.create_task(self._guard())
 
     def offer(self, vectors: Vectors, values: Sequence[bytes], received: Int64) -> None:
@@ -134,19 +141,30 @@ class Serving:
         self._waiting.append(Offer(vectors, values, received))
         if len(self._waiting) > WAITING:
             self._waiting = [_newest(_joined(self._waiting))]
-        if not self._sink.is_down:
+        if not (self._is_behind or self._task.done()):
             self._settled.clear()
         self._offered.set()
 
     async def settled(self) -> None:
-        """Returns when what was offered can be read; at once while Redis takes nothing, which holds up no agent."""
-        await self._settled.wait()
+        """Returns when what was offered can be read; soon or at once while Redis is slow or takes nothing."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._settled.wait()
+        except TimeoutError:
+            self._fall_behind()
 
     async def close(self) -> None:
-        """Serve no more; what was offered and not settled is made again by whoever has the partition next."""
+        """Serve no more. What was offered and not settled is made again by whoever has the partition next.
+
+        Unless Redis was behind: then the next vector of each instrument comes in its place.
+        """
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+
+    def _fall_behind(self) -> None:
+        self._is_behind = True
+        self._settled.set()
 
     async def _guard(self) -> None:
         try:
@@ -161,14 +179,18 @@ class Serving:
             await self._offered.wait()
             self._offered.clear()
             while self._waiting:
-                offer = _joined(self._waiting)
+                offer, self._waiting = _joined(self._waiting), []
                 vectors, values, received = _newest(offer)
-                self._waiting = []
-                await self._sink.put(vectors, values, self._settled.set)
+                if not await self._sink.attempt(vectors, values):
+                    self._waiting.insert(0, Offer(vectors, values, received))
+                    self._fall_behind()
+                    await asyncio.sleep(RETRY_S)
+                    continue
                 now, name = time.time_ns(), vectors.feature_set.id
                 metrics.tick_to_readable.labels(name).observe_ages(now, vectors.time)
                 metrics.event_to_readable.labels(name).observe_ages(now, received)
                 await self._announce(offer.vectors)
+            self._is_behind = False
             self._settled.set()
 
 
@@ -179,7 +201,7 @@ def _joined(offers: Sequence[Offer]) -> Offer:
     return Offer(
         Vectors.concat([offer.vectors for offer in offers]),
         [value for offer in offers for value in offer.values],
-        np.concatenate([offer.received for offer in offers]),
+        np.concatenate([offer.received for offer in offers])[-RECEIVED_MAX:],
     )
 
 

@@ -92,7 +92,7 @@ class Store(faust_rocksdb.Store):
 
     def note_persisted(self, tp: TP, offset: int) -> None:
         """The broker has the changelog up to `offset`: recovery may begin behind it. Nothing if it is not ours now."""
-        if tp.partition in self._dbs:
+        if tp.partition in self._dbs and offset >= 0:
             self.set_persisted_offset(tp, offset)
 
     def apply_changelog_batch(

@@ -176,3 +176,11 @@ def test_many_states_are_saved_at_a_rate_and_a_few_at_once() -> None:
     assert [lane.share(5), lane.share(900)] == [5, SAVE_SYMBOLS - 5]
     lane.close()
     assert lane.share(800) == 800
+
+
+def test_what_is_held_is_bounded_however_slowly_states_are_saved() -> None:
+    now = [100.0]
+    lane = Lane("t", 0, Epoch(1.0, 10, lambda: now[0], saves_per_s=1.0, held=20))
+    assert lane.share(1000) == SAVE_SYMBOLS
+    lane._rows = 20
+    assert lane.share(900) == 900

@@ -68,7 +68,7 @@ def values_of(codec: VectorCodec, rows: Rows) -> list[bytes]:
 
 
 async def put(codec: VectorCodec, sink: PartitionLatest, rows: Rows) -> None:
-    await sink.put(vectors_of(rows), values_of(codec, rows), lambda: None)
+    await sink.put(vectors_of(rows), values_of(codec, rows))
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

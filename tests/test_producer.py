@@ -16,6 +16,7 @@ from app.embedded import EmbeddedBroker
 from app.producer import BATCH_BYTES, DeliveryFailed, Producer
 
 TOPIC, COUNT = "out", 600
+TOPIC_OF_ONE = f"closing-{uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,11 @@ def values_of(broker: str, partition: int, count: int) -> list[bytes | None]:
         return [message.value() for message in consumer.consume(count + 1, timeout=2)]
     finally:
         consumer.close()
+
+
+def make_topic(kafka: str, topic: str, config: dict[str, str] | None = None) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(topic, 1, 1, config=config or {})])[topic].result()
 
 
 @asynccontextmanager
@@ -69,8 +75,7 @@ def test_a_message_larger_than_a_batch_goes_alone(broker: str) -> None:
 
 def test_what_the_broker_refuses_fails_its_caller_only(kafka: str) -> None:
     topic = f"refusing-{uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "2000"})])[topic].result()
+    make_topic(kafka, topic, {"max.message.bytes": "2000"})
 
     async def run() -> int:
         async with producer_of(kafka) as producer:
@@ -79,6 +84,35 @@ def test_what_the_broker_refuses_fails_its_caller_only(kafka: str) -> None:
             return await producer.enqueue(topic, 0, [(None, b"after")])
 
     assert asyncio.run(run()) == 0
+
+
+def test_an_error_of_any_kind_reaches_the_callers_and_the_partition_lives_on(broker: str) -> None:
+    async def run() -> int:
+        async with producer_of(broker) as producer:
+            with pytest.raises(DeliveryFailed, match="partition"):
+                await producer.send(TOPIC, 99, [(None, b"nowhere")])
+            with pytest.raises(DeliveryFailed, match="partition"):
+                await producer.send(TOPIC, 99, [(None, b"nowhere")])
+            return await producer.enqueue(TOPIC, 1, [(None, b"somewhere")])
+
+    assert asyncio.run(run()) >= 0
+
+
+def test_what_the_broker_has_not_acknowledged_fails_with_the_producer(kafka: str) -> None:
+    """Handed over, and on its way to a broker that does not answer."""
+
+    async def run() -> None:
+        producer = Producer(kafka, "test")
+        await producer.send(TOPIC_OF_ONE, 0, [(None, b"first")])
+        sent = [producer.enqueue(TOPIC_OF_ONE, 0, [(None, b"x" * 100_000)]) for _ in range(50)]
+        closing = asyncio.create_task(producer.close())
+        done, late = await asyncio.wait(sent, timeout=10)
+        await closing
+        assert not late
+        assert any(each.exception() is not None for each in done)
+
+    make_topic(kafka, TOPIC_OF_ONE)
+    asyncio.run(run())
 
 
 def test_what_is_under_way_when_it_is_closed_fails(broker: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from test_latest import FEATURE_SET, NOW, held, values_of, vectors_of
 
 from agents.ports import Telling
 from app.embedded import EmbeddedRedis
-from app.redis_latest import RedisLatest
-from app.serving import WAITING, Serving, tell_nothing
+from app.redis_latest import PartitionLatest, RedisLatest
+from app.serving import RECEIVED_MAX, RETRY_S, WAITING, Serving, tell_nothing
 from schemas.registry import FileRegistry
 from schemas.vectors import VectorCodec, Vectors
 
@@ -67,12 +67,13 @@ def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
             client.config_set("maxmemory", "1")
             for step in range(3 * WAITING):
                 rows = [("V:A", NOW + step), ("V:B", NOW + step)]
-                serving.offer(vectors_of(rows), values_of(codec, rows), NOTHING)
+                serving.offer(vectors_of(rows), values_of(codec, rows), np.full(RECEIVED_MAX // 3, NOW))
                 async with asyncio.timeout(20):
                     await serving.settled()
             assert sink.is_down
             assert client.dbsize() == 0
             assert len(serving._waiting) <= WAITING
+            assert sum(len(offer.received) for offer in serving._waiting) <= (1 + WAITING / 3) * RECEIVED_MAX
             client.config_set("maxmemory", "0")
             for _ in range(400):
                 if not sink.is_down:
@@ -100,3 +101,36 @@ def test_what_it_cannot_serve_fails_the_worker(client: redis.Redis, codec: Vecto
 
     asyncio.run(run())
     assert [str(failure) for failure in failures] == ["no broker"]
+
+
+def test_a_redis_that_answers_slowly_gets_the_newest_and_never_what_is_old(
+    client: redis.Redis, codec: VectorCodec
+) -> None:
+    """What came while it was down is what it gets first: an old vector would get a new lifetime."""
+    seen: list[int] = []
+
+    class Watched:
+        """The sink, and T of each attempt."""
+
+        def __init__(self, sink: PartitionLatest) -> None:
+            self.sink = sink
+
+        async def attempt(self, vectors: Vectors, values: Sequence[bytes]) -> bool:
+            seen.append(int(vectors.time.max() - NOW))
+            return await self.sink.attempt(vectors, values)
+
+    async def run() -> None:
+        async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
+            serving = Serving(Watched(sink), tell_nothing, pytest.fail)  # type: ignore[arg-type]
+            client.config_set("maxmemory", "1")
+            for step in range(10):
+                serving.offer(vectors_of([("V:A", NOW + step)]), values_of(codec, [("V:A", NOW + step)]), NOTHING)
+                await serving.settled()
+            client.config_set("maxmemory", "0")
+            await asyncio.sleep(RETRY_S + 1)
+            await serving.close()
+
+    asyncio.run(run())
+    assert seen[-1] == 9
+    assert held(codec, client, ["V:A"]) == {"V:A": NOW + 9}
+    assert all(step in (0, 9) for step in seen)

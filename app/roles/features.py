@@ -38,6 +38,8 @@ from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vectors import VectorCodec, Vectors
 from tables import store, stored
 
+EPOCH_FETCHES: Final = 20
+"""What an epoch holds at most: its batches stay in memory, half a kilobyte a record, until they are acknowledged."""
 SAVES_PER_S: Final = 400.0
 """Of one partition: a twentieth of a processor, and a few MB a second through the disk and the changelog."""
 
@@ -119,7 +121,8 @@ def features_role(
             await features_agent(batches, states(), emit, sets, share=lane.share)
 
     _compile_kernels(sets)
-    epoch = Epoch(settings.epoch_s, FETCH_RECORDS * 100, time.monotonic, SAVES_PER_S)
+    rows = FETCH_RECORDS * EPOCH_FETCHES
+    epoch = Epoch(settings.epoch_s, rows, time.monotonic, SAVES_PER_S, 2 * rows)
     return make_role(app, settings, "features", Lanes(run, epoch, fail), settle)
 
 

@@ -10,7 +10,7 @@ Errors: `fail` gets what ends the worker; UsageError for hashes of a feature set
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -36,9 +36,9 @@ class MeasuredSink:
 
     sink: LatestSink
 
-    async def put(self, vectors: Vectors, values: Sequence[bytes], down: Callable[[], None]) -> None:
+    async def put(self, vectors: Vectors, values: Sequence[bytes]) -> None:
         """See `agents.ports.LatestSink`."""
-        await self.sink.put(vectors, values, down)
+        await self.sink.put(vectors, values)
         metrics.tick_to_readable.labels(vectors.feature_set.id).observe_ages(time.time_ns(), vectors.time)
 
 
