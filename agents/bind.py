@@ -23,7 +23,8 @@ from schemas.codec import DeadLetter, DeadLetterCodec, TapeCodec
 from schemas.columns import Columns
 from schemas.errors import CheckFailed, RecordRefused
 from schemas.topics import DEAD_LETTERS, TAPE
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 from tables import store
 from tables.arena import applied_offset
 

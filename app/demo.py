@@ -51,7 +51,7 @@ from schemas.errors import DependencyDown, UsageError
 from schemas.feature_sets import load, load_all
 from schemas.registry import open_registry
 from schemas.topics import TAPE
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 FOLDER = Path(".onetape/demo")
 SEED = 7

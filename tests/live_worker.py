@@ -28,7 +28,8 @@ from schemas.columns import Columns, to_events
 from schemas.feature_sets import load_all
 from schemas.registry import open_registry
 from schemas.topics import TAPE
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 from tables.store import pack, unpack
 
 WORK_S: Final = 60.0

@@ -34,7 +34,8 @@ from schemas.feature_sets import DEFAULT, load
 from schemas.registry import FileRegistry, SchemaRegistry
 from schemas.topics import TAPE, partition_of
 from schemas.units import BASE_TICK_NS
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 TINY = Sizes(tape=Load(symbols=4, rate=400, seconds=20), rounds=1, rival_s=3.0)
 

@@ -33,7 +33,7 @@ from schemas.feature_sets import load_all
 from schemas.registry import open_registry
 from schemas.topics import CLOCK_KEY, TAPE, partition_of
 from schemas.units import BASE_TICK_NS, NS_PER_S
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 pytestmark = pytest.mark.kafka
 

@@ -23,7 +23,8 @@ from app.serving import check_hash
 from schemas import feature_sets, limits
 from schemas.errors import DependencyDown, UsageError
 from schemas.registry import FileRegistry
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 FEATURE_SET = feature_sets.load(feature_sets.DEFAULT)
 SECOND = 10**9

@@ -30,7 +30,8 @@ from schemas.events import FEATURES_READY
 from schemas.ready import Ready, ReadyCodec
 from schemas.registry import FileRegistry, open_registry
 from schemas.topics import READY
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 assert embedded, "a fixture"
 

@@ -16,7 +16,8 @@ from app.embedded import EmbeddedRedis
 from app.redis_latest import PartitionLatest, RedisLatest
 from app.serving import RECEIVED_MAX, RETRY_S, WAITING, Serving, tell_nothing
 from schemas.registry import FileRegistry
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 NOTHING = np.empty(0, np.int64)
 

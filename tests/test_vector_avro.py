@@ -19,7 +19,8 @@ from schemas import limits, vector_avro
 from schemas.errors import RecordRefused
 from schemas.feature_sets import FeatureSet
 from schemas.registry import FileRegistry
-from schemas.vectors import HEAD, VectorCodec, Vectors, avro_schema
+from schemas.vector_codec import VectorCodec, avro_schema
+from schemas.vectors import HEAD, Vectors
 from schemas.wire import Wire
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "20000"))

@@ -14,7 +14,8 @@ from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet, load, names
 from schemas.registry import FileRegistry
 from schemas.topics import partition_of
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 SET = FeatureSet("probe", 3, 1000, ("mid_price", "spread", "volume_1s"))
 KEYS = ["B:ETH", "A:BTC", "C:X"]

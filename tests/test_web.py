@@ -31,7 +31,7 @@ from schemas.feature_sets import DEFAULT, load
 from schemas.registry import open_registry
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, TAPE
 from schemas.units import BASE_TICK_NS
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 WAIT_S = 120.0
 APPS = ("features", "archive")

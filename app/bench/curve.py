@@ -22,7 +22,8 @@ from app.topics import wire_topic
 from schemas.errors import CheckFailed
 from schemas.feature_sets import FeatureSet
 from schemas.registry import open_registry
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 Floats = NDArray[np.float64]
 TAKE: Final = 10_000

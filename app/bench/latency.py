@@ -36,7 +36,7 @@ from schemas.feature_sets import FeatureSet
 from schemas.registry import open_registry
 from schemas.topics import TAPE, partition_of
 from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 SAMPLE: Final = 250
 """Symbols that Redis is asked for."""

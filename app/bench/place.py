@@ -31,7 +31,7 @@ from schemas.errors import DependencyDown
 from schemas.feature_sets import FeatureSet, load
 from schemas.registry import open_registry
 from schemas.topics import TAPE
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 ANSWER_S: Final = 5.0
 PARTITIONS: Final = 4

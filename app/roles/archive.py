@@ -22,7 +22,7 @@ from replay.archive import live
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.feature_sets import load_all
 from schemas.registry import open_registry
-from schemas.vectors import VectorCodec
+from schemas.vector_codec import VectorCodec
 
 
 def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:

@@ -35,7 +35,8 @@ from schemas.columns import from_events
 from schemas.feature_sets import FeatureSet, load_all
 from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 from tables import store, stored
 
 EPOCH_FETCHES: Final = 20

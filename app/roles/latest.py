@@ -27,7 +27,8 @@ from app.topics import groups, wire_topic
 from app.transport import FETCH_RECORDS
 from schemas.feature_sets import load_all
 from schemas.registry import open_registry
-from schemas.vectors import VectorCodec, Vectors
+from schemas.vector_codec import VectorCodec
+from schemas.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from schemas.events import MARKET_EVENT
 from schemas.feature_sets import FeatureSet
 from schemas.registry import SchemaRegistry
 from schemas.units import BASE_TICK_NS, NS_PER_MS
-from schemas.vectors import avro_schema
+from schemas.vector_codec import avro_schema
 from schemas.wire import Wire
 
 WINDOWS_S: Final = (1, 3, 15, 60)
