@@ -105,6 +105,8 @@ class Lane:
         self._credit, self._credited = min(SAVE_SYMBOLS, self._credit + earned), time
         is_due = self._closing or self._rows >= self._epoch.held
         now = listed if is_due else min(listed, int(self._credit))
+        if not is_due and now < min(listed, SAVE_SYMBOLS // 4):
+            now = 0  # a write of one state costs as much as one of many
         self._credit = max(self._credit - now, 0.0)
         self._listed = listed - now
         return now

@@ -25,6 +25,15 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}
 Floats = NDArray[np.float64]
 
 
+CLOCK_DRIVEN: Final = frozenset(
+    (
+        "book_age_ms", "position_age_s", "time_to_funding_s", "time_of_day_sin", "time_of_day_cos", "day_of_week_sin",
+        "day_of_week_cos",
+    )
+)  # fmt: skip
+"""Features that move with the clock alone: a market where nothing happens has no news."""
+
+
 class Picked(NamedTuple):
     """[m] whether a row is told of, and how many are not for they moved too little. A repeat is neither."""
 
@@ -39,13 +48,16 @@ class ReadyGate:
         self._threshold = ALL if threshold is None else threshold
         self._places: dict[str, int] = {}
         self._newest = np.empty(0, np.int64)
-        self._last = np.empty((0, 0 if threshold is None else len(feature_set.features)))
+        moving = [i for i, name in enumerate(feature_set.features) if name not in CLOCK_DRIVEN]
+        self._moving = np.array([] if threshold is None else moving, np.intp)
+        self._last = np.empty((0, len(self._moving)))
 
     def pick(self, vectors: Vectors) -> Picked:
         """The rows to tell of."""
         told = np.empty(len(vectors), np.bool_)
         places = self._places_of(vectors.keys)[vectors.key]
-        suppressed = _pick(places, vectors.time, vectors.values, self._threshold, self._newest, self._last, told)
+        values = np.ascontiguousarray(vectors.values[:, self._moving])
+        suppressed = _pick(places, vectors.time, values, self._threshold, self._newest, self._last, told)
         return Picked(told, int(suppressed))
 
     def _places_of(self, instruments: list[str]) -> NDArray[np.int64]:

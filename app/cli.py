@@ -51,7 +51,9 @@ def demo(
 
 @cli.command()
 def worker(
-    roles: Annotated[str, typer.Option("--roles", help="Comma-separated: features, latest, archive; clock.")] = "",
+    roles: Annotated[
+        str, typer.Option("--roles", help="Comma-separated: features, latest, archive; clock.")
+    ] = "features,latest,archive",
     with_parent: Annotated[bool, typer.Option("--with-parent", help="Stop when stdin ends.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -60,12 +62,13 @@ def worker(
     from app.topics import CLOCK_ROLE, ROLES
     from app.worker import run_worker, stop_with_parent
 
-    wanted = frozenset(role.strip() for role in roles.split(",") if role.strip()) or frozenset(ROLES)
+    wanted = frozenset(role.strip() for role in roles.split(",") if role.strip())
     known = {*ROLES, CLOCK_ROLE}
     unknown = wanted - known
-    if unknown:
+    if unknown or not wanted:
         raise UsageError(
-            f"role {', '.join(sorted(unknown))} is unknown", expected=", ".join(sorted(known)), was=roles,
+            f"role {', '.join(sorted(unknown))} is unknown" if unknown else "no role is named",
+            expected=", ".join(sorted(known)), was=repr(roles),
             action="name some of these, separated by commas",
         )  # fmt: skip
     if with_parent:

@@ -37,12 +37,15 @@ from app.producer import refused
 from app.roles.role import Fail
 from app.topics import wire_topic
 from schemas.codec import TapeCodec
+from schemas.errors import UsageError
 from schemas.registry import open_registry
 from schemas.topics import CLOCK_KEY, CLOCK_LEADER, TAPE
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
 logger = logging.getLogger(__name__)
 
+RESUME_MAX_NS: Final = 24 * 3_600 * NS_PER_S
+"""An older tape is asked about before a live Tick goes into it."""
 UNDER_WAY_MAX: Final = 10
 """Ticks, each in every partition: a second that the broker may take before no more are handed to it."""
 QUEUE_MESSAGES: Final = 1_000_000
@@ -58,13 +61,22 @@ class _Deposed(Exception):
     """Another one leads, or this one stops, before the end of the tape was read."""
 
 
+def _ended(tape: str, paused_ns: int) -> UsageError:
+    """Ticks cannot be taken back, and events of a recording would lie in windows of today."""
+    return UsageError(
+        f"{tape} has had no Tick for {paused_ns / (24 * 3_600 * NS_PER_S):.0f} days and looks like a recording",
+        expected="a tape that is new, or whose last Tick is of the last 24 hours", was="an older one",
+        action="give the live tape an ONETAPE_TOPIC_PREFIX of its own, or set ONETAPE_CLOCK_RESUME=true to go on",
+    )  # fmt: skip
+
+
 class ClockLeader:
     """A candidate for as long as the context lasts; `fail` is called from its thread, `wall` is the host's clock."""
 
     def __init__(self, settings: Settings, group: str, fail: Fail, wall: Callable[[], int] = time.time_ns) -> None:
         self._brokers, self._partitions = settings.brokers, settings.partitions
         self._tape = wire_topic(settings, TAPE)
-        self._fail, self._wall = fail, wall
+        self._fail, self._wall, self._resumes = fail, wall, settings.clock_resume
         self._codec = TapeCodec(open_registry(settings.registry))
         self._consumer = Consumer(_consumer_settings(settings, group), logger=logging.getLogger("librdkafka"))
         self._consumer.subscribe(
@@ -155,6 +167,8 @@ class ClockLeader:
             self._unread = 0
             self._clock, self._host = LiveClock(found), HostClock()
             paused_ns = self._clock.paused_ns(self._wall())
+            if paused_ns > RESUME_MAX_NS and not self._resumes:
+                raise _ended(self._tape, paused_ns)
             if paused_ns > PAUSE_MAX_NS:
                 logger.warning("%s had no Tick for %d s: its windows begin anew", self._tape, paused_ns // NS_PER_S)
         if len(self._under_way) < UNDER_WAY_MAX:

@@ -43,7 +43,8 @@ class Settings(BaseSettings):
         "", description="feature set (NAME@VERSION) whose latest vectors are also readable hashes features:INSTRUMENT"
     )
     ready: Literal["off", "all", "changed"] = Field(
-        "all", description="which vectors features.ready.v1 tells of once they can be read in Redis"
+        "all",
+        description="which vectors features.ready.v1 tells of once Redis has them: off, all or changed",
     )
     ready_threshold: float = Field(
         0.01, ge=0, le=1, description="with changed: a feature has moved by more than this share of what was told last"
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
         description="workers beside the owner that keep a copy of each partition's states and can take it over at once",
     )  # fmt: skip
 
+    clock_resume: bool = Field(False, description="lay Ticks into a tape whose last Tick is more than a day old")
     slow_vector_s: float = Field(
         0.070, gt=0, le=3600.0, description="vectors that come so long after their Tick are warned of, once a second"
     )

@@ -41,8 +41,8 @@ from tables import store, stored
 
 EPOCH_FETCHES: Final = 20
 """What an epoch holds at most: its batches stay in memory, half a kilobyte a record, until they are acknowledged."""
-SAVES_PER_S: Final = 400.0
-"""Of one partition: a twentieth of a processor, and a few MB a second through the disk and the changelog."""
+SAVES_PER_S: Final = 200.0
+"""Of one partition: a fortieth of a processor, and a MB or two a second through the disk and the changelog."""
 
 
 @dataclass(frozen=True, slots=True)
