@@ -27,8 +27,8 @@ from agents.ports import RawBatch
 from schemas.errors import CheckFailed
 
 WAITING: Final = 2
-SAVE_SYMBOLS: Final = 64
-"""States an agent saves after a batch, some milliseconds of work: the next batch waits no longer for it."""
+SAVE_SYMBOLS: Final = 16
+"""States an agent saves after a batch, a millisecond or two of work: the next batch waits no longer for it."""
 PAUSE_S: Final = 0.02
 """How long a lane without a batch leaves the others their turn between two saves."""
 
@@ -105,7 +105,7 @@ class Lane:
         self._credit, self._credited = min(SAVE_SYMBOLS, self._credit + earned), time
         is_due = self._closing or self._rows >= self._epoch.held
         now = listed if is_due else min(listed, int(self._credit))
-        if not is_due and now < min(listed, SAVE_SYMBOLS // 4):
+        if not is_due and now < min(listed, SAVE_SYMBOLS // 2):
             now = 0  # a write of one state costs as much as one of many
         self._credit = max(self._credit - now, 0.0)
         self._listed = listed - now

@@ -1,4 +1,4 @@
-"""Serves vectors where they are made: to Redis while the broker still takes them, and tells of them then.
+"""Serves vectors where they are made: to Redis before the broker takes them, and tells of them then.
 
 A reader of Redis need not wait for the broker. What he reads follows from the tape, which has it already: should this
 worker die before the features topic has a vector, the next one makes the same bytes again.
@@ -130,7 +130,8 @@ class Serving:
     def __init__(self, sink: PartitionLatest, announce: Announce, failed: Callable[[BaseException], None]) -> None:
         self._sink, self._announce, self._failed = sink, announce, failed
         self._waiting: list[Offer] = []
-        self._offered, self._settled = asyncio.Event(), asyncio.Event()
+        self._offered, self._readable, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._readable.set()
         self._settled.set()
         self._is_behind = False
         """Whether Redis takes nothing, or takes it slower than it comes: then nobody waits for it."""
@@ -142,14 +143,22 @@ class Serving:
         if len(self._waiting) > WAITING:
             self._waiting = [_newest(_joined(self._waiting))]
         if not (self._is_behind or self._task.done()):
+            self._readable.clear()
             self._settled.clear()
         self._offered.set()
 
-    async def settled(self) -> None:
+    async def readable(self) -> None:
         """Returns when what was offered can be read; soon or at once while Redis is slow or takes nothing."""
+        await self._wait(self._readable)
+
+    async def settled(self) -> None:
+        """As `readable`, and it has been told of."""
+        await self._wait(self._settled)
+
+    async def _wait(self, done: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._settled.wait()
+                await done.wait()
         except TimeoutError:
             self._fall_behind()
 
@@ -164,6 +173,7 @@ class Serving:
 
     def _fall_behind(self) -> None:
         self._is_behind = True
+        self._readable.set()
         self._settled.set()
 
     async def _guard(self) -> None:
@@ -172,6 +182,7 @@ class Serving:
         except Exception as error:
             self._failed(error)
         finally:
+            self._readable.set()
             self._settled.set()
 
     async def _serve(self) -> None:
@@ -189,8 +200,11 @@ class Serving:
                 now, name = time.time_ns(), vectors.feature_set.id
                 metrics.tick_to_readable.labels(name).observe_ages(now, vectors.time)
                 metrics.event_to_readable.labels(name).observe_ages(now, received)
+                if not self._waiting:
+                    self._readable.set()
                 await self._announce(offer.vectors)
             self._is_behind = False
+            self._readable.set()
             self._settled.set()
 
 

@@ -47,7 +47,7 @@ SAVES_PER_S: Final = 200.0
 
 @dataclass(frozen=True, slots=True)
 class LaneEmit:
-    """`agents.ports.Emit` of one partition: to the features topic and, at the same time, to whoever serves them."""
+    """`agents.ports.Emit` of one partition: to whoever serves vectors, and to the features topic."""
 
     producer: Producer
     partition: int
@@ -61,7 +61,9 @@ class LaneEmit:
         serving = self.served.get(vectors.feature_set.id)
         messages, received = codec.encode(vectors), self.latency.sending(vectors)
         if serving is not None:
+            # First: a batch of a thousand vectors is milliseconds of work for the producer, and readers wait.
             serving.offer(vectors, [value for _, value in messages], received)
+            await serving.readable()
         await self.producer.send(output, self.partition, messages)
         self.latency.sent(vectors)
         if serving is not None:
