@@ -194,7 +194,8 @@ def test_two_leaders_at_once_give_the_vectors_of_one(place: Settings) -> None:
     failures: list[BaseException] = []
     small = tapes.tape(tapes.market(5, events=50, seconds=2), place.partitions)
     run.oracle(place, run.raw_tape(small, place))  # compiles for the worker, too
-    with run.Worker(place, ["features"]) as worker:
+    patient = place.model_copy(update={"slow_vector_s": 60.0})  # a busy machine is no fault
+    with run.Worker(patient, ["features"]) as worker:
         with (
             ClockLeader(place, f"{place.topic_prefix}one", failures.append),
             ClockLeader(place, f"{place.topic_prefix}two", failures.append),
@@ -264,6 +265,22 @@ def test_a_tick_that_the_broker_refuses_ends_the_worker(place: Settings) -> None
     with ClockLeader(place, f"{place.topic_prefix}one", failures.append):
         until(lambda: bool(failures))
     assert [type(error) for error in failures] == [DeliveryFailed]
+
+
+def test_a_recording_gets_no_live_ticks_unless_it_is_said(place: Settings) -> None:
+    old = time.time_ns() // BASE_TICK_NS * BASE_TICK_NS - 2 * 86_400 * NS_PER_S
+    for partition in range(place.partitions):
+        put(place, partition, [tick(old)])
+    failures: list[BaseException] = []
+    with ClockLeader(place, f"{place.topic_prefix}one", failures.append):
+        until(lambda: bool(failures))
+    assert [type(error) for error in failures] == [UsageError]
+    assert "no Tick for 2 days" in str(failures[0])
+    assert [ticks(place, p) for p in range(place.partitions)] == [[old]] * place.partitions
+    resumed = place.model_copy(update={"clock_resume": True})
+    with ClockLeader(resumed, f"{place.topic_prefix}two", failures.append):
+        wait_ticks(place, old)
+    assert len(failures) == 1
 
 
 def test_a_broker_that_crashes_is_waited_for(tmp_path: Path) -> None:
