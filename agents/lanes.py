@@ -51,8 +51,8 @@ class Adapt(Protocol[B_co]):
 class Epoch:
     """When an epoch ends: after `seconds`, or after `rows` rows if sooner. `clock` is monotonic, in seconds.
 
-    Of more than SAVE_SYMBOLS states, `saves_per_s` are saved a second: an epoch of thousands lasts the longer. Once its
-    batches and those behind it have `held` rows, which stay in memory until then, the rest is saved at once.
+    Of more than SAVE_SYMBOLS states, `saves_per_s` are saved a second: an epoch of thousands lasts the longer. Once the
+    batches behind its end have `held` rows, which are not acknowledged until then, the rest is saved at once.
     """
 
     seconds: float

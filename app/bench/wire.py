@@ -18,6 +18,7 @@ from schemas.columns import ABSENT, Columns, Int64, starts_of
 from schemas.events import FIELDS, MARKET_EVENT, FieldType, Kind
 from schemas.registry import SchemaRegistry
 from schemas.topics import TAPE
+from schemas.varint import write_long
 
 Bytes = NDArray[np.uint8]
 Message = tuple[bytes, bytes]
@@ -43,25 +44,13 @@ _PLAN = _plan()
 
 
 @njit(cache=True, nogil=True)
-def _put_long(out: Bytes, at: int, value: int) -> int:
-    """Zigzag and base 128, as Avro has it; returns the place behind it."""
-    left = np.uint64((value << 1) ^ (value >> 63))
-    while left > np.uint64(0x7F):
-        out[at] = np.uint8(left & np.uint64(0x7F)) | np.uint8(0x80)
-        left >>= np.uint64(7)
-        at += 1
-    out[at] = np.uint8(left)
-    return at + 1
-
-
-@njit(cache=True, nogil=True)
 def _put_levels(out: Bytes, at: int, body: Int64, word: int) -> int:
     """An array of levels: one block, then its end."""
     count = body[word]
     if count:
-        at = _put_long(out, at, count)
+        at = write_long(out, at, count)
         for i in range(word + 1, word + 1 + 2 * count):
-            at = _put_long(out, at, body[i])
+            at = write_long(out, at, body[i])
     out[at] = 0
     return at + 1
 
@@ -76,9 +65,9 @@ def _encode(
     for row in range(len(kind)):
         out_start[row] = at
         out[at : at + len(head)] = head
-        at = _put_long(out, at + len(head), ts_event[row])
-        at = _put_long(out, at, ts_recv[row])
-        at = _put_long(out, at, int(kind[row]) - 1)
+        at = write_long(out, at + len(head), ts_event[row])
+        at = write_long(out, at, ts_recv[row])
+        at = write_long(out, at, int(kind[row]) - 1)
         word = start[row]
         for field in plan[kind[row]]:
             if field < 0:
@@ -89,17 +78,17 @@ def _encode(
                 word += 2 * value
             elif field == _TEXT:
                 first, last = text_start[value], text_start[value + 1]
-                at = _put_long(out, at, last - first)
+                at = write_long(out, at, last - first)
                 out[at : at + last - first] = text[first:last]
                 at += last - first
             elif field == _OPTIONAL:
                 out[at] = 0 if value == ABSENT else 2
-                at = at + 1 if value == ABSENT else _put_long(out, at + 1, value)
+                at = at + 1 if value == ABSENT else write_long(out, at + 1, value)
             elif field == _FLAG:
                 out[at] = value
                 at += 1
             else:
-                at = _put_long(out, at, value)
+                at = write_long(out, at, value)
             word += 1
     out_start[len(kind)] = at
 
