@@ -1,14 +1,14 @@
 """The seam between Faust and whole batches: one Faust message per fetched batch of one partition.
 
 Faust hands over one record at a time and acknowledges one offset at a time. Here the consumer folds what one fetch
-brought of a source topic into `RawBatch` messages whose offset is the batch's last, and keeps the books itself: a
-`Ledger` per partition knows which batches were delivered and which are acknowledged, so what is committed is the last
-offset of the unbroken run of acknowledged batches, plus one. Changelog topics go through untouched, so that Faust
+brought of a source topic into `RawBatch` messages whose offset is the batch's last, and keeps the books itself: the
+`Deliveries` of a partition know which batches were handed over and which are acknowledged, so what is committed is the
+last offset of the unbroken run of acknowledged batches, plus one. Changelog topics go through untouched, so that Faust
 recovers its tables as ever.
 
 Input: what aiokafka fetched.
 Output: Faust messages with a `RawBatch` as value; committed offsets.
-State: one ledger per assigned partition of a source topic; it begins anew with every assignment and seek.
+State: the deliveries of each assigned partition of a source topic; they begin anew with every assignment and seek.
 Errors: ProducerSendError from `before_commit` crashes the app before the commit, as Faust does for its own producer.
 Source: faust-streaming 0.15.3, faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
 """
@@ -45,7 +45,7 @@ Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
 HandOver = Callable[[], Awaitable[object]]
 
 
-class Ledger:
+class Deliveries:
     """Delivered batches of one partition in offset order without a hole, and which of them are acknowledged."""
 
     def __init__(self, start: int) -> None:
@@ -83,7 +83,7 @@ class Consumer(driver.Consumer):
 
     def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
         self._sources = transport.sources
-        self._ledgers: dict[TP, Ledger] = {}
+        self._deliveries: dict[TP, Deliveries] = {}
         self._on_broker: dict[TP, int] = {}
         self._dropped: set[TP] = set()
         self.missed = 0
@@ -97,7 +97,7 @@ class Consumer(driver.Consumer):
         """What was fetched, one message after another; batches only where each continues the one before it.
 
         Around a rebalance Faust drops messages it has fetched already, and moves on as if they had been processed. The
-        ledger does not: what does not continue it is fetched again. The other partitions of the fetch are unaffected.
+        deliveries do not: what does not continue them is fetched again. The fetch's other partitions are unaffected.
         """
         if not self.app.rebalancing:
             for tp in list(self._dropped):
@@ -121,50 +121,50 @@ class Consumer(driver.Consumer):
                 yield tp, message
 
     def _continues(self, tp: TP, message: Message) -> bool:
-        """Note the batch if it continues the ledger."""
-        ledger, batch = self._ledgers.get(tp), cast(RawBatch, message.value)
-        if ledger is None or batch.offsets[0] != ledger.next:
+        """Note the batch if it continues the partition's deliveries."""
+        deliveries, batch = self._deliveries.get(tp), cast(RawBatch, message.value)
+        if deliveries is None or batch.offsets[0] != deliveries.next:
             return False
-        ledger.deliver(batch.offsets[-1])
+        deliveries.deliver(batch.offsets[-1])
         return True
 
     async def _fetch_again(self, tp: TP) -> None:
-        """Seek to where the ledger ends; behind a hole, and say so, where the broker has no record at that offset.
+        """Seek to where the deliveries end; behind a hole, and say so, where the broker has no record at that offset.
 
-        A hole is one only if the broker's first offset is behind the ledger's end, or if a fetch that began there
-        brought a later one. Nobody else fetches meanwhile, and a rebalance begins new ledgers.
+        A hole is one only if the broker's first offset is behind the deliveries' end, or if a fetch that began there
+        brought a later one. Nobody else fetches meanwhile, and a rebalance begins new deliveries.
         """
-        ledger = self._ledgers.get(tp)
-        if ledger is None:
+        deliveries = self._deliveries.get(tp)
+        if deliveries is None:
             return
         try:
             first = (await self.earliest_offsets(tp))[tp]
-            if first <= ledger.next:
-                await self.seek_wait({tp: ledger.next})
+            if first <= deliveries.next:
+                await self.seek_wait({tp: deliveries.next})
                 found = (await self._getmany({tp}, AGAIN_S)).get(tp)
-                first = found[0].offsets[0] if found else ledger.next
-            if self._ledgers.get(tp) is not ledger:
+                first = found[0].offsets[0] if found else deliveries.next
+            if self._deliveries.get(tp) is not deliveries:
                 return
-            if first > ledger.next:
-                self._pass_hole(tp, ledger, first)
-            await self.seek_wait({tp: ledger.next})
+            if first > deliveries.next:
+                self._pass_hole(tp, deliveries, first)
+            await self.seek_wait({tp: deliveries.next})
         except IllegalStateError:
             if tp in self.assignment():
                 raise
 
-    def _pass_hole(self, tp: TP, ledger: Ledger, first: int) -> None:
+    def _pass_hole(self, tp: TP, deliveries: Deliveries, first: int) -> None:
         """Go on behind records that are gone.
 
         Nothing is put in their place. A book whose deltas were among them shows it: the next delta does not continue
         the chain. Windows of trades do not: this error line is all there is to know it by.
         """
-        self.missed += first - ledger.next
+        self.missed += first - deliveries.next
         logger.error(
             "offsets %d to %d of %s partition %d are not on the broker any more: "
             "its retention is shorter than this worker's lag (%d offsets missed since the start)",
-            ledger.next, first - 1, tp.topic, tp.partition, self.missed,
+            deliveries.next, first - 1, tp.topic, tp.partition, self.missed,
         )  # fmt: skip
-        ledger.next = first
+        deliveries.next = first
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         fetched = await super()._getmany(active_partitions, timeout)
@@ -210,14 +210,14 @@ class Consumer(driver.Consumer):
             if message.generation_id != self.app.consumer_generation_id:
                 return False
             self._acked[message.tp]  # Faust commits the partitions that have an entry here
-            ledger = self._ledgers.get(message.tp)
-            return ledger is not None and ledger.ack(message.offset)
+            deliveries = self._deliveries.get(message.tp)
+            return deliveries is not None and deliveries.ack(message.offset)
 
     def _new_offset(self, tp: TP) -> int | None:
         if tp.topic not in self._sources:
             return super()._new_offset(tp)
-        ledger = self._ledgers.get(tp)
-        return None if ledger is None else ledger.committable()
+        deliveries = self._deliveries.get(tp)
+        return None if deliveries is None else deliveries.committable()
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Faust notes offsets as committed even if the broker refused them; we do not."""
@@ -229,15 +229,15 @@ class Consumer(driver.Consumer):
     def lag(self, handed: Mapping[tuple[str, int], int]) -> dict[TP, int]:
         """Records of each assigned partition from `handed` on, or else from the first not delivered, where known."""
         found = {}
-        for tp, ledger in self._ledgers.items():
+        for tp, deliveries in self._deliveries.items():
             end = self.highwater(tp)
             if end is not None:
-                found[tp] = max(0, end - handed.get((tp.topic, tp.partition), ledger.next))
+                found[tp] = max(0, end - handed.get((tp.topic, tp.partition), deliveries.next))
         return found
 
     def uncommitted(self) -> set[TP]:
         """Partitions with acknowledged batches whose commit the broker has not confirmed."""
-        ends = {tp: ledger.committable() for tp, ledger in self._ledgers.items()}
+        ends = {tp: deliveries.committable() for tp, deliveries in self._deliveries.items()}
         return {tp for tp, end in ends.items() if end is not None and self._on_broker.get(tp) != end}
 
     async def _handle_attached(self, commit_offsets: Mapping[TP, int]) -> None:
@@ -252,14 +252,14 @@ class Consumer(driver.Consumer):
         if fresh:
             await self._thread.seek_to_beginning(*fresh)
             starts |= await self.earliest_offsets(*fresh)
-        self._ledgers = {tp: Ledger(start or 0) for tp, start in starts.items()}
+        self._deliveries = {tp: Deliveries(start or 0) for tp, start in starts.items()}
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Before partitions go to another worker: save and commit what is done, then forget them."""
         await self.transport.before_revoke()
         await self.commit()
         for tp in revoked:
-            self._ledgers.pop(tp, None)
+            self._deliveries.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
 

@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 import pytest
 from kafka_broker import KafkaBroker, KafkaMissing
+from ledger import Ledger
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -47,3 +48,22 @@ def recordings() -> Path:
     if not folder.is_dir():
         _missing("no real recordings: ../shared/data is not there")
     return folder
+
+
+TOTAL: Final = pytest.StashKey[Ledger]()
+
+
+@pytest.fixture
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """The counts of one test of a fault. What is counted here is part of the line that ends the session."""
+    counted = Ledger()
+    yield counted
+    stash = request.config.stash
+    stash[TOTAL] = stash.get(TOTAL, Ledger()) + counted
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The ledger of the whole session."""
+    if TOTAL in config.stash:
+        terminalreporter.section("ledger of all faults")
+        terminalreporter.write_line(config.stash[TOTAL].line())

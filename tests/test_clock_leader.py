@@ -80,7 +80,7 @@ def put(settings: Settings, partition: int, events: list[Event]) -> None:
     publisher.flush()
 
 
-def ledger(settings: Settings, partition: int) -> list[tuple[int, int]]:
+def laid(settings: Settings, partition: int) -> list[tuple[int, int]]:
     """(Tick, when the broker got it in ms) of a partition, repeats included."""
     codec, found = codec_of(settings), []
     for message in run.read_topic(settings, TAPE, partition):
@@ -94,7 +94,7 @@ def ledger(settings: Settings, partition: int) -> list[tuple[int, int]]:
 
 
 def ticks(settings: Settings, partition: int) -> list[int]:
-    return [at for at, _ in ledger(settings, partition)]
+    return [at for at, _ in laid(settings, partition)]
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -123,17 +123,17 @@ def wait_candidates(settings: Settings, count: int) -> None:
     until(are_there)
 
 
-def assert_ledger(settings: Settings) -> None:
+def assert_laid(settings: Settings) -> None:
     """A grid in every partition, no Tick before its time."""
     for partition in range(settings.partitions):
-        found = ledger(settings, partition)
+        found = laid(settings, partition)
         assert_grid(unrepeated([at for at, _ in found]))
         assert all(at <= ms * 1_000_000 + NS_PER_S for at, ms in found)
 
 
 def assert_no_standstill(settings: Settings) -> None:
     for partition in range(settings.partitions):
-        came = [ms for _, ms in ledger(settings, partition)]
+        came = [ms for _, ms in laid(settings, partition)]
         assert max(after - before for before, after in pairwise(came)) < STANDSTILL_S * 1000
 
 
@@ -154,7 +154,7 @@ def test_a_leader_killed_asleep_or_stopped_is_followed_by_another(place: Setting
                 third.stop()
             wait_ticks(place, last)
             second.alive()
-    assert_ledger(place)
+    assert_laid(place)
     assert_no_standstill(place)
 
 
@@ -296,7 +296,7 @@ def test_a_broker_that_crashes_is_waited_for(tmp_path: Path) -> None:
             wait_ticks(settings, last)
             one.alive()
             two.alive()
-        assert_ledger(settings)
+        assert_laid(settings)
 
 
 def test_an_import_is_not_laid_into_a_tape_whose_clock_runs(place: Settings) -> None:

@@ -27,7 +27,7 @@ from app.config import load_settings
 from app.embedded import EmbeddedBroker
 from app.fetching import FETCH_WAIT_MS
 from app.publish import Progress, Publisher
-from app.transport import Consumer, Ledger, Transport
+from app.transport import Consumer, Deliveries, Transport
 
 READ = {
     "faust.transport.consumer:Consumer.getmany": "4b168d84",
@@ -151,9 +151,9 @@ async def commit_round(app: faust.App) -> None:
         await app.consumer.commit()
 
 
-def ledger_of(app: faust.App) -> Ledger:
+def deliveries_of(app: faust.App) -> Deliveries:
     assert isinstance(app.consumer, Consumer)
-    return app.consumer._ledgers[TP(TOPIC, 0)]
+    return app.consumer._deliveries[TP(TOPIC, 0)]
 
 
 def committed(broker: str) -> int:
@@ -239,7 +239,7 @@ def test_a_bug_in_an_agent_is_reported_and_nothing_after_it_is_handed_over(broke
 
     async def live() -> None:
         async with running(broker, tmp_path, run) as (app, _, failures):
-            await until(lambda: failures and ledger_of(app).next == RECORDS)
+            await until(lambda: failures and deliveries_of(app).next == RECORDS)
             await commit_round(app)
             assert [type(error) for error in failures] == [ZeroDivisionError]
 
@@ -262,7 +262,7 @@ def test_a_commit_waits_for_what_has_to_be_delivered_before_it(broker: str, tmp_
 
     async def live() -> None:
         async with running(broker, tmp_path, run, before_commit) as (app, _, _):
-            await until(lambda: asked and ledger_of(app).committable() == RECORDS)
+            await until(lambda: asked and deliveries_of(app).committable() == RECORDS)
             assert await asyncio.to_thread(committed, broker) == 0
             assert app.consumer.uncommitted() == {TP(TOPIC, 0)}
             delivered.set()
