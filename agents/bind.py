@@ -126,6 +126,10 @@ class LaneStates:
         self._fence()
         self._changelog.save(partition, {key: (applied_offset(blob), blob) for key, blob in blobs.items()})
 
+    async def settle(self) -> None:
+        """Returns when the broker has every state saved before the call. Errors: DeliveryFailed."""
+        await self._changelog.settle()
+
 
 @dataclass(frozen=True, slots=True)
 class ServedBatch:

@@ -9,9 +9,10 @@ Errors: `fail` gets what ends the worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from faust.exceptions import ProducerSendError
@@ -33,7 +34,7 @@ from app.transport import FETCH_RECORDS
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.columns import from_events
 from schemas.feature_sets import FeatureSet, load_all
-from schemas.registry import open_registry
+from schemas.registry import SchemaRegistry, open_registry
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
@@ -43,6 +44,10 @@ EPOCH_FETCHES: Final = 20
 """What an epoch holds at most: its batches stay in memory, half a kilobyte a record, until they are acknowledged."""
 SAVES_PER_S: Final = 200.0
 """Of one partition: a fortieth of a processor, and a MB or two a second through the disk and the changelog."""
+
+
+Serve = Callable[[AsyncExitStack, int], Awaitable[Mapping[str, Serving]]]
+"""What serves each feature set of a partition until the stack is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,40 @@ class LaneEmit:
             await serving.settled()
 
 
+class FeaturesWork:
+    """What the role does with its lanes and before each commit, whoever keeps the log and the states."""
+
+    def __init__(
+        self, sets: Sequence[FeatureSet], registry: SchemaRegistry, producer: Producer, topic: Callable[[str], str],
+        states: Callable[[], LaneStates], slow: Slow, now_ns: Callable[[], int], serve: Serve,
+    ) -> None:  # fmt: skip
+        """`topic` is a topic's name on the broker; `states` are asked for once there is a partition."""
+        self._sets, self._producer, self._states = sets, producer, states
+        self._slow, self._now_ns, self._serve = slow, now_ns, serve
+        self._letters = DeadLetters(producer, topic(DEAD_LETTERS), DeadLetterCodec(registry))
+        self._outputs = {each.id: (topic(each.topic), VectorCodec(registry, each)) for each in sets}
+        self._reader = TapeReader(TapeCodec(registry), self._letters.bury)
+
+    async def run(self, lane: Lane) -> None:
+        """One partition under one assignment."""
+        latency = LaneLatency(lane.partition, self._sets, self._slow, self._now_ns)
+
+        def read(batch: TapeBatch) -> None:
+            latency.read(batch.columns)
+
+        batches = lane.batches(ObservedBatches(self._reader, "features", read))
+        async with AsyncExitStack() as assigned:
+            assigned.callback(latency.close)
+            served = await self._serve(assigned, lane.partition)
+            emit = LaneEmit(self._producer, lane.partition, self._outputs, latency, served)
+            await features_agent(batches, ObservedStates(self._states()), emit, self._sets, share=lane.share)
+
+    async def settle(self) -> None:
+        """Returns when the broker has every letter and state of what is acknowledged. Errors: DeliveryFailed."""
+        await self._letters.settle()
+        await self._states().settle()
+
+
 def features_role(
     settings: Settings, stack: AsyncExitStack, fence: Callable[[], None], fail: Fail, *, serves: bool
 ) -> Role:
@@ -82,51 +121,34 @@ def features_role(
     app, changelog_topic = make_app(settings, "features", group), changelog_of(group)
     table = state_table(app, settings.partitions)
     tape = wire_topic(settings, TAPE)
-    letters = DeadLetters(producer, wire_topic(settings, DEAD_LETTERS), DeadLetterCodec(registry))
-    outputs = {each.id: (wire_topic(settings, each.topic), VectorCodec(registry, each)) for each in sets}
-    made: list[store.Changelog] = []
-
-    def states() -> ObservedStates:
-        return ObservedStates(LaneStates(changelog(), end_offset, fence))
+    made: list[LaneStates] = []
 
     def end_offset(partition: int) -> int | None:
         return app.consumer.highwater(TP(tape, partition))
 
-    def changelog() -> store.Changelog:
+    def states() -> LaneStates:
         if not made:
             assert isinstance(table.data, store.Store)
-            made.append(store.Changelog(table.data, changelog_topic, saver.enqueue))
+            made.append(LaneStates(store.Changelog(table.data, changelog_topic, saver.enqueue), end_offset, fence))
         return made[0]
+
+    async def serve(assigned: AsyncExitStack, partition: int) -> Mapping[str, Serving]:
+        return await _served(assigned, outlet, sets, partition, fail)
 
     async def settle(offsets: Mapping[TP, int]) -> None:
         try:
-            await letters.settle()
-            await changelog().settle()
+            await work.settle()
         except DeliveryFailed as error:
             fail(error)
             raise ProducerSendError(str(error)) from error
 
-    reader, slow = TapeReader(TapeCodec(registry), letters.bury), Slow(settings.slow_vector_s, time.monotonic)
-
+    slow = Slow(settings.slow_vector_s, time.monotonic)
+    work = FeaturesWork(sets, registry, producer, partial(wire_topic, settings), states, slow, time.time_ns, serve)
     outlet = Outlet(settings, stack, sets, registry, group) if serves else None
-
-    async def run(lane: Lane) -> None:
-        latency = LaneLatency(lane.partition, sets, slow, time.time_ns)
-
-        def read(batch: TapeBatch) -> None:
-            latency.read(batch.columns)
-
-        batches = lane.batches(ObservedBatches(reader, "features", read))
-        async with AsyncExitStack() as assigned:
-            assigned.callback(latency.close)
-            served = await _served(assigned, outlet, sets, lane.partition, fail)
-            emit = LaneEmit(producer, lane.partition, outputs, latency, served)
-            await features_agent(batches, states(), emit, sets, share=lane.share)
-
     _compile_kernels(sets)
     rows = FETCH_RECORDS * EPOCH_FETCHES
     epoch = Epoch(settings.epoch_s, rows, time.monotonic, SAVES_PER_S, 2 * rows)
-    return make_role(app, settings, "features", Lanes(run, epoch, fail), settle)
+    return make_role(app, settings, "features", Lanes(work.run, epoch, fail), settle)
 
 
 async def _served(

@@ -95,22 +95,23 @@ class Role:
 class Pulse:
     """Knows when the event loop last ran. `fence` raises after a standstill of a session timeout."""
 
-    def __init__(self, session_timeout_s: float) -> None:
-        self._session_timeout_s = session_timeout_s
-        self._last = time.monotonic()
+    def __init__(self, session_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._session_timeout_s, self._clock = session_timeout_s, clock
+        self._last = clock()
 
     def start(self) -> None:
         """From now on the loop is expected to run."""
-        self._last = time.monotonic()
+        self._last = self._clock()
 
     def beat(self) -> None:
         """The loop runs. Errors: PartitionsLost."""
         self.fence()
-        self._last = time.monotonic()
+        self._last = self._clock()
 
     def fence(self) -> None:
         """Errors: PartitionsLost."""
-        stood = time.monotonic() - self._last
+        stood = self._clock() - self._last
         if stood > self._session_timeout_s:
             raise PartitionsLost(
                 "the worker stood still and may have lost its partitions",
