@@ -12,12 +12,11 @@ Units: ns UTC, multiples of `schemas.units.BASE_TICK_NS`.
 from __future__ import annotations
 
 from schemas.events import Event, Kind
+from schemas.limits import SILENCE_MAX_NS
 from schemas.topics import CLOCK_KEY
-from schemas.units import BASE_TICK_NS, NS_PER_S
+from schemas.units import BASE_TICK_NS
 from tables.layout import BUCKETS
 
-SILENCE_MAX_NS = 3_600 * NS_PER_S
-"""Inside one recording a silence up to this is filled with Ticks: somebody watched, and nothing happened."""
 PAUSE_MAX_NS = BUCKETS * BASE_TICK_NS
 """Between two recordings of one archive nobody watched. Up to this, the reach of the windows, Ticks fill the pause."""
 

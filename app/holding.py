@@ -16,11 +16,8 @@ from collections.abc import Sequence
 
 from app.survey import SnapshotPlace
 from schemas.events import Event, Kind
-from schemas.units import NS_PER_S
+from schemas.limits import DELTAS_HELD_MAX, HELD_MAX_NS
 from tables.layout import SEQUENCE_RESET_NS
-
-HELD_MAX_NS = 5 * NS_PER_S
-DELTAS_HELD_MAX = 10_000
 
 
 class Chain:

@@ -17,14 +17,13 @@ from app.clock import PAUSE_MAX_NS
 from schemas.codec import TapeCodec
 from schemas.errors import RecordRefused
 from schemas.events import Kind
+from schemas.limits import RECORDS_SEARCHED_MAX
 from schemas.topics import CLOCK_KEY
 from schemas.units import NS_PER_MS
 
 FIRST_RECORDS: Final = 256
 GROWTH: Final = 8
 """Each read back is so many times as long as the one before it: a clock that was just laid is found at once."""
-RECORDS_MAX: Final = 4_000_000
-"""Of a partition; the Ticks of a minute are among them up to 67,000 records a second."""
 OLD_MS: Final = 2 * PAUSE_MAX_NS // NS_PER_MS
 """Behind a record that came so long before the newest there is no Tick worth finding: the clock begins anew."""
 FETCH_RECORDS: Final = 10_000
@@ -44,7 +43,7 @@ class _Part:
     def step_back(self, records: int) -> bool:
         """Move to the records before those read. False if there is nothing more to find."""
         is_old = self._newest_ms - self._oldest_ms > OLD_MS
-        if self.tick is not None or self.start <= self._low or is_old or self._top - self.start >= RECORDS_MAX:
+        if self.tick is not None or self.start <= self._low or is_old or self._top - self.start >= RECORDS_SEARCHED_MAX:
             return False
         self.end, self.start = self.start, max(self._low, self.start - records)
         self._oldest_ms = 0

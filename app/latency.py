@@ -19,6 +19,7 @@ from app import metrics
 from schemas.columns import Columns, Int64
 from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
+from schemas.limits import EVENTS_TIMED_MAX
 from schemas.units import NS_PER_S
 from schemas.vectors import Quality, Vectors
 
@@ -28,8 +29,6 @@ BACKLOG_S: Final = 5.0
 """Vectors of a Tick that is older are no slow vectors: whoever works off a backlog says so once."""
 
 TOLD_EVERY_S: Final = 1.0
-EVENTS_MAX: Final = 1 << 18
-"""Events per partition and feature set that are remembered at most; a tape without Ticks makes no vectors of them."""
 
 NO_TIMES: Final = np.empty(0, np.int64)
 _IS_EVENT: Final = np.array([kind not in (Kind.REFUSED, Kind.TICK, Kind.ACTIVATE) for kind in range(256)], np.bool_)
@@ -53,7 +52,7 @@ class Received:
         if len(offsets):
             self._parts.append((offsets, times))
             self._count += len(offsets)
-        while self._count > EVENTS_MAX and len(self._parts) > 1:
+        while self._count > EVENTS_TIMED_MAX and len(self._parts) > 1:
             self._count -= len(self._parts.popleft()[0])
 
     def take(self, end: int) -> Int64:

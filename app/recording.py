@@ -21,12 +21,9 @@ import orjson
 
 from app.decompression import Torn, decompressed
 from schemas.errors import RecordingForeign, RecordingTorn, RecordRefused, UsageError
+from schemas.limits import CLOCK_JUMP_MAX_NS, LINE_BYTES_MAX, RESPONSES_HELD_MAX
 from schemas.units import NS_PER_S, to_int, to_ns
 
-LINE_BYTES_MAX = 16 << 20
-CLOCK_JUMP_MAX_NS = 3_600 * NS_PER_S
-"""A receive clock that moves by more than this between two frames is no clock of one recording."""
-RESPONSES_HELD_MAX = 1_000
 _SECONDS_SCALE = 9
 
 _PLAIN_LINE = re.compile(rb"[0-9]{1,19} \s*[\[{]")

@@ -32,6 +32,7 @@ from app.topics import wire_topic
 from schemas.columns import Int64
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
+from schemas.limits import RECEIPTS_SERVED_MAX
 from schemas.ready import ReadyCodec
 from schemas.registry import SchemaRegistry
 from schemas.topics import READY
@@ -39,8 +40,6 @@ from schemas.vectors import Vectors
 
 WAITING: Final = 4
 """Offers that wait before they become one."""
-RECEIVED_MAX: Final = 1 << 16
-"""Receipts of events that are kept for the latency of vectors that wait; the oldest are forgotten."""
 PATIENCE_S: Final = 0.25
 """How long an agent waits for a Redis that answers slowly, before it goes on without until that has caught up."""
 RETRY_S: Final = 1.0
@@ -215,7 +214,7 @@ def _joined(offers: Sequence[Offer]) -> Offer:
     return Offer(
         Vectors.concat([offer.vectors for offer in offers]),
         [value for offer in offers for value in offer.values],
-        np.concatenate([offer.received for offer in offers])[-RECEIVED_MAX:],
+        np.concatenate([offer.received for offer in offers])[-RECEIPTS_SERVED_MAX:],
     )
 
 

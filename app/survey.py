@@ -3,7 +3,8 @@
 Input: a `Recording` and the declared format.
 Output: `Survey`: the instruments, where each symbol's snapshots stand among its deltas, and its trade streams.
 Units: ts in ns UTC; ordinals count a symbol's deltas from 1.
-Errors: RecordingForeign when no more than half of it is of the declared format; those of `app.recording`.
+Errors: RecordingForeign when no more than half of it is of the declared format; UsageError for more symbols than
+    memory is meant for; those of `app.recording`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ import orjson
 from app.recording import Progress, Recording, Role
 from app.venues.binance import BinanceFormat
 from app.venues.draft import Draft, Needs, Steps
-from schemas.errors import RecordingForeign, RecordRefused
+from schemas.errors import RecordingForeign, RecordRefused, UsageError
 from schemas.events import Kind
-
-FRAMES_UNRECOGNISED_MAX = 1_000
-"""A recording whose first frames are all unreadable is of another format."""
+from schemas.limits import FRAMES_UNRECOGNISED_MAX, SYMBOLS_MAX
 
 
 class SnapshotPlace(NamedTuple):
@@ -116,6 +115,8 @@ def survey(recording: Recording, market: BinanceFormat, progress: Progress | Non
         for draft in drafts:
             found = symbols.get(draft.symbol) if draft.symbol else nameless
             if found is None:
+                if len(symbols) == SYMBOLS_MAX:
+                    raise _too_many(recording)
                 found = symbols[draft.symbol] = SymbolSurvey()
             found.see(draft, frame.ts_recv)
             if draft.symbol and draft.kind is Kind.DELTA:
@@ -129,6 +130,13 @@ def survey(recording: Recording, market: BinanceFormat, progress: Progress | Non
     for name, each in symbols.items():
         each.stated = steps.get(name)
     return Survey(symbols, sole, first)
+
+
+def _too_many(recording: Recording) -> UsageError:
+    return UsageError(
+        f"recording {recording.files[0].name} has too many symbols", expected=f"at most {SYMBOLS_MAX}", was="one more",
+        action="import the symbols in several recordings",
+    )  # fmt: skip
 
 
 def _foreign(recording: Recording, market: BinanceFormat, reasons: Counter[str]) -> RecordingForeign:

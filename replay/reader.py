@@ -38,11 +38,10 @@ from schemas.codec import DeadLetter
 from schemas.columns import Columns, Int64
 from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
+from schemas.limits import GROUP_BYTES_MAX
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, REFUSED_KEY, TAPE
 from schemas.vectors import Vectors
 
-GROUP_BYTES_MAX = 1 << 29
-"""Refuse a row group that would expand beyond this: no archive of ours has one."""
 GROUPS_AHEAD = 2
 """Row groups that are decoded before they are asked for."""
 

@@ -20,11 +20,9 @@ from urllib.request import Request, urlopen
 
 from schemas.durable import write_json
 from schemas.errors import CheckFailed, DependencyDown, SchemaUnknown
+from schemas.limits import UNKNOWN_LOOKUPS_MAX
 
 Schema = dict[str, Any]
-
-UNKNOWN_LOOKUPS_MAX = 100
-"""The server is asked again about unknown ids after so many look-ups of such."""
 
 _NOT_FOUND = 404
 _REFUSALS = (409, 422)
@@ -175,6 +173,8 @@ class HttpRegistry:
             except HTTPError as error:
                 if error.code != _NOT_FOUND:
                     raise self._down(_said(error)) from error
+                raise self._remember_unknown(schema_id) from error
+            except RecursionError as error:  # an answer, and no schema that anybody could read
                 raise self._remember_unknown(schema_id) from error
             except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
                 raise self._down(repr(error)) from error

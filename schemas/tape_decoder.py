@@ -19,13 +19,11 @@ from schemas.bounds import RULES, SHAPES
 from schemas.columns import Columns, ColumnsBuilder, Int64, Texts
 from schemas.errors import RecordRefused
 from schemas.events import Event
+from schemas.limits import KEYS_MAX
 from schemas.tape_plan import plan
 from schemas.topics import CLOCK_KEY, REFUSED_KEY
 from schemas.validate import is_symbol
 from schemas.wire import Wire
-
-KEYS_MAX = 4 * limits.SYMBOLS_MAX
-"""Keys that are remembered; a flood of other ones makes them be learned anew."""
 
 _REASONS = {
     tape_pass.NOT_WIRE: "not-wire-format",

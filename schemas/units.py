@@ -21,7 +21,7 @@ NS_PER_UNIT = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S}
 RATE_SCALE = 12
 
 _DURATION = re.compile(r"([1-9][0-9]{0,7})(ms|s)", re.ASCII)
-_DECIMAL = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,24}))?", re.ASCII)
+_DECIMAL = re.compile(rf"(-?)([0-9]{{1,19}})(?:\.([0-9]{{1,{limits.DECIMALS_MAX}}}))?", re.ASCII)
 
 
 def to_ns(value: int, units: Sequence[str]) -> int:

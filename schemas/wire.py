@@ -13,12 +13,12 @@ from io import BytesIO
 from typing import Any
 
 import fastavro
-from fastavro.schema import SchemaParseException, UnknownType
 from fastavro.types import Schema as AvroSchema
 
 from schemas import limits
 from schemas.errors import RecordRefused, SchemaUnknown
 from schemas.registry import SchemaRegistry
+from schemas.writers import readable
 
 _HEADER = struct.Struct(">bI")
 
@@ -35,6 +35,7 @@ class Wire:
         self._id = registry.register(subject, schema)
         self.header = _HEADER.pack(0, self._id)
         self._writers: dict[int, AvroSchema] = {self._id: self._schema}
+        self._unreadable: set[int] = set()
 
     def encode(self, record: dict[str, Any]) -> bytes:
         """Header and body of one record."""
@@ -49,12 +50,19 @@ class Wire:
         return self._writers
 
     def writer(self, schema_id: int) -> AvroSchema:
-        """The parsed schema of a number, without logical types. Errors: RecordRefused for an unknown one."""
+        """The parsed schema of a number, as `readable` gives it. Errors: RecordRefused for an unknown one."""
+        if schema_id in self._unreadable:
+            raise RecordRefused("unknown-schema")
         if schema_id not in self._writers:
             try:
-                self._writers[schema_id] = fastavro.parse_schema(_physical(self._registry.get(schema_id)))
-            except (SchemaUnknown, SchemaParseException, UnknownType):
+                schema = self._registry.get(schema_id)
+            except SchemaUnknown:
                 # A registry that gives no answer is another error, and goes on up: the record may be a good one.
+                raise RecordRefused("unknown-schema") from None
+            try:
+                self._writers[schema_id] = readable(schema)
+            except SchemaUnknown:
+                self._unreadable.add(schema_id)
                 raise RecordRefused("unknown-schema") from None
         return self._writers[schema_id]
 
@@ -71,8 +79,6 @@ class Wire:
         reader = None if schema_id == self._id else self._schema
         try:
             record = fastavro.schemaless_reader(stream, writer, reader, return_record_name=True)
-        except RecursionError:
-            raise
         except Exception as error:  # fastavro raises many types for bytes that are not of the schema
             raise RecordRefused("not-avro") from error
         if stream.tell() != len(value):
@@ -80,17 +86,3 @@ class Wire:
         if not isinstance(record, dict):
             raise RecordRefused("not-avro")
         return record
-
-
-def _physical(schema: Any) -> Any:
-    """A schema whose numbers are numbers: of another producer's logical types fastavro makes dates and decimals."""
-    if isinstance(schema, list):
-        return [_physical(each) for each in schema]
-    if isinstance(schema, dict):
-        inner = ("type", "items", "values", "fields")
-        return {
-            name: _physical(value) if name in inner else value
-            for name, value in schema.items()
-            if name != "logicalType"
-        }
-    return schema

@@ -13,7 +13,7 @@ import zstandard
 from agreement import OracleBooks, best
 from crafted import PARTITIONS, T0, delta, frames_every, import_to, market_events, read_tape, snapshot, write_lines
 
-from app.holding import DELTAS_HELD_MAX, HELD_MAX_NS, Lane
+from app.holding import Lane
 from app.importer import ImportReport, import_recording
 from app.layer import tape_end
 from app.survey import SnapshotPlace
@@ -21,6 +21,7 @@ from replay.reader import ArchiveReader
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.errors import UsageError
 from schemas.events import Event, Kind
+from schemas.limits import DELTAS_HELD_MAX, HELD_MAX_NS
 from schemas.registry import FileRegistry
 from schemas.topics import DEAD_LETTERS, TAPE, partition_of
 from schemas.units import BASE_TICK_NS, NS_PER_S

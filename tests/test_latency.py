@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import metrics
-from app.latency import EVENTS_MAX, LaneLatency, Received, Slow
+from app.latency import LaneLatency, Received, Slow
 from schemas.columns import Columns, Int64, from_events
 from schemas.events import Event, Kind
 from schemas.feature_sets import DEFAULT, load
+from schemas.limits import EVENTS_TIMED_MAX
 from schemas.units import NS_PER_MS, NS_PER_S
 from schemas.vectors import Vectors
 
@@ -101,9 +102,9 @@ def test_every_event_is_measured_once_whatever_the_batches(events: list[int], da
 
 def test_a_tape_without_ticks_is_not_remembered_for_good() -> None:
     received = Received()
-    for first in range(0, 3 * EVENTS_MAX, 10_000):
+    for first in range(0, 3 * EVENTS_TIMED_MAX, 10_000):
         received.add(np.arange(first, first + 10_000), np.zeros(10_000, np.int64))
-    assert len(received.take(3 * EVENTS_MAX + 10_000)) <= EVENTS_MAX
+    assert len(received.take(3 * EVENTS_TIMED_MAX + 10_000)) <= EVENTS_TIMED_MAX
 
 
 def times(*seconds: float) -> Int64:

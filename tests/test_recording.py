@@ -11,10 +11,11 @@ import pytest
 import zstandard
 from crafted import T0, delta, frames_every, import_to, market_events, snapshot, write_lines
 
-from app.clock import PAUSE_MAX_NS, SILENCE_MAX_NS, ClockLayer
+from app.clock import PAUSE_MAX_NS, ClockLayer
 from app.importer import import_recording
-from app.recording import CLOCK_JUMP_MAX_NS, Recording
+from app.recording import Recording
 from schemas.errors import RecordingForeign, RecordingTorn, UnknownFormat, UsageError
+from schemas.limits import CLOCK_JUMP_MAX_NS, SILENCE_MAX_NS
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
 

@@ -16,7 +16,8 @@ from schemas.codec import TapeCodec
 from schemas.columns import to_events
 from schemas.errors import CheckFailed, DependencyDown, SchemaUnknown
 from schemas.events import DEAD_LETTER, MARKET_EVENT, Event, Kind
-from schemas.registry import UNKNOWN_LOOKUPS_MAX, FileRegistry, HttpRegistry, SchemaRegistry, open_registry
+from schemas.limits import UNKNOWN_LOOKUPS_MAX
+from schemas.registry import FileRegistry, HttpRegistry, SchemaRegistry, open_registry
 from schemas.topics import TAPE
 from schemas.wire import Wire
 

@@ -14,7 +14,8 @@ from test_latest import FEATURE_SET, NOW, held, values_of, vectors_of
 from agents.ports import Telling
 from app.embedded import EmbeddedRedis
 from app.redis_latest import PartitionLatest, RedisLatest
-from app.serving import RECEIVED_MAX, RETRY_S, WAITING, Serving, tell_nothing
+from app.serving import RETRY_S, WAITING, Serving, tell_nothing
+from schemas.limits import RECEIPTS_SERVED_MAX
 from schemas.registry import FileRegistry
 from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
@@ -68,13 +69,13 @@ def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
             client.config_set("maxmemory", "1")
             for step in range(3 * WAITING):
                 rows = [("V:A", NOW + step), ("V:B", NOW + step)]
-                serving.offer(vectors_of(rows), values_of(codec, rows), np.full(RECEIVED_MAX // 3, NOW))
+                serving.offer(vectors_of(rows), values_of(codec, rows), np.full(RECEIPTS_SERVED_MAX // 3, NOW))
                 async with asyncio.timeout(20):
                     await serving.settled()
             assert sink.is_down
             assert client.dbsize() == 0
             assert len(serving._waiting) <= WAITING
-            assert sum(len(offer.received) for offer in serving._waiting) <= (1 + WAITING / 3) * RECEIVED_MAX
+            assert sum(len(offer.received) for offer in serving._waiting) <= (1 + WAITING / 3) * RECEIPTS_SERVED_MAX
             client.config_set("maxmemory", "0")
             for _ in range(400):
                 if not sink.is_down:

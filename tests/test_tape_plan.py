@@ -10,6 +10,7 @@ from typing import Any
 
 import fastavro
 import pytest
+from ledger import Ledger
 from wire_oracle import Message, decided_at_once, decided_singly
 
 from schemas import tape_pass
@@ -172,7 +173,6 @@ EXPRESSIBLE: dict[str, Callable[[Schema], None]] = {
     "more texts": more("string", "bytes", {"type": "fixed", "name": "Hash", "size": 16}),
     "more enums": more({"type": "enum", "name": "Venue", "symbols": ["A", "B"]}),
     "more records": more(POINT, {"type": "array", "items": "string"}, {"type": "map", "values": "long"}),
-    "a type inside itself": recursive,
     "more unions": more(
         ["null", "string", "long"], {"type": "array", "items": ["long", {"type": "array", "items": "int"}]}
     ),
@@ -197,6 +197,19 @@ def of_nothing(schema: Schema) -> None:
     schema["fields"].append({"name": "nothing", "type": {"type": "array", "items": "null"}})
 
 
+def nested(item: Any, levels: int) -> Any:
+    for _ in range(levels):
+        item = {"type": "array", "items": item}
+    return item
+
+
+def wide(schema: Schema, parts: int) -> None:
+    """A list whose items have many parts, all but one of no bytes."""
+    fields = [{"name": f"n{n}", "type": "null" if n else "boolean"} for n in range(parts)]
+    item = {"type": "record", "name": "Wide", "fields": fields}
+    schema["fields"].append({"name": "wide", "type": {"type": "array", "items": item}})
+
+
 LEFT_TO_FASTAVRO: dict[str, Callable[[Schema], None]] = {
     "a text as bytes": of_bytes("trade_id", Kind.TRADE),
     "a scale of 64 bits": lambda schema: field_of(schema, Kind.INSTRUMENT, "price_scale").update(type="long"),
@@ -206,8 +219,18 @@ LEFT_TO_FASTAVRO: dict[str, Callable[[Schema], None]] = {
     "no receipt": lambda schema: schema["fields"].pop(1),
     "another namespace": renamed,
     "a body that is no union": no_union,
-    "a list of nothing": of_nothing,
 }
+UNREADABLE: dict[str, Callable[[Schema], None]] = {
+    "a type inside itself": recursive,
+    "a list of nothing": of_nothing,
+    "a list of empty records": more({"type": "array", "items": {"type": "record", "name": "E", "fields": []}}),
+    "a list of short and wide records": lambda schema: wide(schema, 40),
+    "lists in lists": more(nested("long", 70)),
+    "a record of very many": lambda schema: schema["fields"].append({"name": "more", "type": deep(7, 30)}),
+    "a name nobody knows": more("Nobody"),
+    "no branch": more([]),
+}
+"""What nobody reads: few bytes of it could claim hours of work, or a nesting that ends the process."""
 
 
 def written(schema: Schema, event: Event) -> dict[str, Any] | None:
@@ -305,6 +328,22 @@ def test_what_a_plan_cannot_say_is_left_to_fastavro(tmp_path: Path, case: str) -
     expected = decided_singly(codec, made)
     assert set(left(codec, made).values()) == {tape_pass.UNDECIDED}
     assert decided_at_once(codec, made) == expected
+
+
+@pytest.mark.fault("bytes", "a writer's schema of types inside themselves, or of lists of nothing")
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_schema_whose_records_may_be_without_end_is_refused(tmp_path: Path, case: str, ledger: Ledger) -> None:
+    registry = FileRegistry(tmp_path / "registry.json")
+    codec, schema = TapeCodec(registry), copy.deepcopy(MARKET_EVENT)
+    UNREADABLE[case](schema)
+    header = b"\x00" + registry.register("elsewhere", schema).to_bytes(4, "big")
+    for tail in (b"", b"\x02" * 50_000, b"\xfe" * 8 + b"\x7f"):
+        expected = decided_singly(codec, [(b"V:S", header + tail)])
+        found = decided_at_once(codec, [(b"V:S", header + tail)])
+        assert found == expected
+        assert [letter.reason for letter in found[1]] == ["unknown-schema"]
+        ledger.received, ledger.refused = ledger.received + 1, ledger.refused + len(found[1])
+    ledger.faults += 1
 
 
 def test_a_symbol_we_do_not_know_is_refused(tmp_path: Path) -> None:

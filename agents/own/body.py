@@ -14,13 +14,11 @@ import difflib
 from collections.abc import Iterable
 from typing import Final, NoReturn
 
-from agents.own.module import BUILTINS, POWER_MAX, STATE, Checked, Module, Number
+from agents.own.module import BUILTINS, STATE, Checked, Module, Number
 from agents.view import VIEW, Takes, levels_of, steps_of
-from schemas.limits import DEPTH_MAX, WINDOW_MAX_NS
+from schemas.limits import DEPTH_MAX, POWER_MAX, ROUNDS_MAX, WINDOW_MAX_NS
 from schemas.units import BASE_TICK_NS
 
-ROUNDS_MAX: Final = 10_000
-"""Rounds of all loops and calls of one feature together, those of the functions it calls included."""
 MATH: Final = {"sqrt": 1, "fabs": 1, "isnan": 1, "isinf": 1, "isfinite": 1, "copysign": 2}
 _OPERATORS: Final = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 _COMPARISONS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)

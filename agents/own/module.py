@@ -13,10 +13,10 @@ from typing import Final, NoReturn
 
 from agents.view import VIEW
 from schemas.errors import UsageError
+from schemas.limits import POWER_MAX
 
 Number = int | float
 
-POWER_MAX: Final = 16
 STATE: Final = "state"
 MARK: Final = "feature"
 BUILTINS: Final = {"abs": (1, 1), "min": (2, 16), "max": (2, 16), "float": (1, 1), "bool": (1, 1)}

@@ -24,8 +24,6 @@ from schemas.validate import check
 INDEX_DECIMALS_MIN = 8
 _TEXTS_CACHED = 65_536
 _TEXTS_COLLECTED = 50_000
-_FINEST = 24
-"""Decimals that a text may have at most."""
 
 
 class Amount(Enum):
@@ -121,15 +119,15 @@ class Need:
     def divides_by(self, scale: int, step: int) -> bool:
         """Whether every text is a whole number of steps."""
         self._fold()
-        return bool(self._divisor % (step * 10 ** (_FINEST - scale)) == 0)
+        return bool(self._divisor % (step * 10 ** (limits.DECIMALS_MAX - scale)) == 0)
 
     def _fold(self) -> None:
         for text in self._texts:
             try:
-                needed, number = decimals(text), abs(to_int(text, _FINEST))
+                needed, number = decimals(text), abs(to_int(text, limits.DECIMALS_MAX))
             except RecordRefused:
                 continue
-            whole = number // 10**_FINEST
+            whole = number // 10**limits.DECIMALS_MAX
             if whole <= self._units_max:
                 self._decimals = max(self._decimals, needed)
                 self._whole_max = max(self._whole_max, whole)

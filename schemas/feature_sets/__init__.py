@@ -25,13 +25,11 @@ import yaml
 
 from schemas import limits
 from schemas.errors import UsageError
+from schemas.limits import CADENCE_MS_MAX, COLUMNS_MAX, FILL_MAX_NS
 from schemas.topics import features_topic
-from schemas.units import BASE_TICK_NS, NS_PER_MS, NS_PER_S, duration_ns, duration_text
+from schemas.units import BASE_TICK_NS, NS_PER_MS, duration_ns, duration_text
 
 DEFAULT: Final = "micro@2"
-CADENCE_MS_MAX: Final = 60_000
-FILL_MAX_NS: Final = 3_600 * NS_PER_S
-COLUMNS_MAX: Final = 1_000
 _ENDINGS: Final = (".yaml", ".yml")
 _BASE_MS: Final = BASE_TICK_NS // NS_PER_MS
 _KEYS = ("name", "version", "cadence_ms", "windows", "depths", "missing", "outliers", "own_features", "features")
