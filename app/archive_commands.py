@@ -30,10 +30,10 @@ def import_(
 ) -> None:
     """Read a venue's recording into an archive, a broker, or both."""
     from app.config import load_settings
+    from app.connection import registry_of
     from app.importer import import_recording
     from app.publish import Publisher
     from app.topics import ensure_topics, refuse_live_clock
-    from schemas.registry import open_registry
 
     if archive is None and not to_broker:
         raise UsageError(
@@ -54,7 +54,7 @@ def import_(
             partitions=settings.partitions,
             progress=advance,
             publish=None if publisher is None else publisher.publish,
-            registry=None if publisher is None else open_registry(settings.registry),
+            registry=None if publisher is None else registry_of(settings),
         )
         if publisher is not None:
             publisher.flush()

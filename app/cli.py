@@ -17,6 +17,7 @@ import typer
 from app.archive_commands import archives, import_
 from app.bench_commands import bench
 from app.dataset_commands import dataset
+from app.masking import masked
 from app.options import Json, group
 from app.replay_commands import leakcheck, parity, replay
 from app.report import Report
@@ -108,7 +109,7 @@ def main() -> None:
     except _UsageError as error:
         message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
         command = getattr(getattr(error, "ctx", None), "command_path", "onetape")
-        was = " ".join(sys.argv[1:])
+        was = masked(" ".join(sys.argv[1:]))
         report.error(
             UsageError(message, expected="a command line as in the help", was=was, action=f"see {command} --help")
         )

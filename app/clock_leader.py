@@ -31,6 +31,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from app import metrics
 from app.clock import PAUSE_MAX_NS, tick
 from app.config import Settings
+from app.connection import librdkafka, registry_of
 from app.last_ticks import last_ticks
 from app.live_clock import HostClock, LiveClock
 from app.producer import refused
@@ -38,7 +39,6 @@ from app.roles.role import Fail
 from app.topics import wire_topic
 from schemas.codec import TapeCodec
 from schemas.errors import UsageError
-from schemas.registry import open_registry
 from schemas.topics import CLOCK_KEY, CLOCK_LEADER, TAPE
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
@@ -74,10 +74,10 @@ class ClockLeader:
     """A candidate for as long as the context lasts; `fail` is called from its thread, `wall` is the host's clock."""
 
     def __init__(self, settings: Settings, group: str, fail: Fail, wall: Callable[[], int] = time.time_ns) -> None:
-        self._brokers, self._partitions = settings.brokers, settings.partitions
+        self._settings = settings
         self._tape = wire_topic(settings, TAPE)
         self._fail, self._wall, self._resumes = fail, wall, settings.clock_resume
-        self._codec = TapeCodec(open_registry(settings.registry))
+        self._codec = TapeCodec(registry_of(settings))
         self._consumer = Consumer(_consumer_settings(settings, group), logger=logging.getLogger("librdkafka"))
         self._consumer.subscribe(
             [wire_topic(settings, CLOCK_LEADER)],
@@ -156,7 +156,7 @@ class ClockLeader:
         """Lay the Ticks that are due; first, those a former leader left out."""
         if self._clock is None:
             try:
-                found = last_ticks(self._brokers, self._tape, self._partitions, self._codec, self._still_leads)
+                found = last_ticks(self._settings, self._tape, self._codec, self._still_leads)
             except _Deposed:
                 return
             except KafkaException as error:
@@ -234,7 +234,7 @@ class ClockLeader:
 def _consumer_settings(settings: Settings, group: str) -> dict[str, Any]:
     session_ms = int(settings.session_timeout_s * 1000)
     return {
-        "bootstrap.servers": settings.brokers,
+        **librdkafka(settings),
         "client.id": group,
         "group.id": group,
         "session.timeout.ms": session_ms,
@@ -248,7 +248,7 @@ def _consumer_settings(settings: Settings, group: str) -> dict[str, Any]:
 
 def _producer_settings(settings: Settings, group: str) -> dict[str, Any]:
     return {
-        "bootstrap.servers": settings.brokers,
+        **librdkafka(settings),
         "client.id": group,
         "acks": "all",
         "enable.idempotence": True,

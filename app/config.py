@@ -1,7 +1,9 @@
 """Settings: every one has a default, an environment variable ONETAPE_<NAME>, and a bound.
 
 Input: keyword arguments, then the environment, then the defaults.
-Errors: UsageError that names the setting, for a value out of bounds, of a wrong type, or a name nobody knows.
+State: passwords, as secrets that no text shows: one that comes in a URL is taken out of it.
+Errors: UsageError that names the setting, for a value out of bounds, of a wrong type, a name nobody knows, or settings
+    that do not go together.
 Units: _s seconds, otherwise counts.
 """
 
@@ -9,15 +11,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
+from urllib.parse import quote
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.masking import split_url
 from schemas.errors import UsageError
 from schemas.feature_sets import DEFAULT
 
 PREFIX: Final = "ONETAPE_"
+SECRETS: Final = ("kafka_sasl_password", "redis_password", "registry_password")
+"""Each can also be the content of a file, which the setting of this name and `_file` names."""
+URLS: Final = {"redis_url": "redis", "registry": "registry"}
+"""Settings that may be a URL, and whose login it may hold."""
+_UNSHOWN: Final = {*SECRETS, *URLS}
 
 
 class Settings(BaseSettings):
@@ -26,6 +35,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     brokers: str = Field("localhost:9092", description="Kafka brokers, host:port separated by commas")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how the brokers are spoken to: TLS with SSL, a login with SASL"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how the login is made"
+    )
+    kafka_sasl_username: str = Field("", max_length=255, description="user of the brokers")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="its password")
+    kafka_sasl_password_file: str = Field("", description="file that holds that password instead")
+    kafka_ssl_ca: str = Field("", description="PEM file of the CAs that sign brokers; empty: those of the system")
+    kafka_ssl_cert: str = Field("", description="PEM file of our certificate, where the brokers demand one")
+    kafka_ssl_key: str = Field("", description="PEM file of its key, without a passphrase")
     broker_is_embedded: bool = Field(False, description="the broker is the embedded one: topics exist already")
     topic_prefix: str = Field(
         "", max_length=64, pattern=r"^[a-zA-Z0-9._-]*$",
@@ -37,7 +58,14 @@ class Settings(BaseSettings):
         10.0, ge=1.0, le=90.0, description="a worker silent for so long loses its partitions to the others"
     )
 
-    redis_url: str = Field("redis://localhost:6379/0", description="Redis that serves the latest vectors")
+    redis_url: str = Field(
+        "redis://localhost:6379/0", description="Redis that serves the latest vectors; rediss:// is with TLS"
+    )
+    redis_password: SecretStr = Field(SecretStr(""), description="its password, where the URL has none")
+    redis_password_file: str = Field("", description="file that holds that password instead")
+    redis_ssl_ca: str = Field("", description="PEM file of the CAs that sign Redis; empty: those of the system")
+    redis_ssl_cert: str = Field("", description="PEM file of our certificate, where Redis demands one")
+    redis_ssl_key: str = Field("", description="PEM file of its key, without a passphrase")
     redis_ttl_s: int = Field(300, ge=1, le=86_400, description="how long a latest vector is served without a newer one")
     redis_hash: str = Field(
         "", description="feature set (NAME@VERSION) whose latest vectors are also readable hashes features:INSTRUMENT"
@@ -51,6 +79,10 @@ class Settings(BaseSettings):
     )
 
     registry: str = Field(".onetape/schemas.json", min_length=1, description="schema registry: a file or http(s) URL")
+    registry_username: str = Field("", max_length=255, description="user of the registry server, if not in its URL")
+    registry_password: SecretStr = Field(SecretStr(""), description="its password, where the URL has none")
+    registry_password_file: str = Field("", description="file that holds that password instead")
+    registry_ssl_ca: str = Field("", description="PEM file of the CAs that sign it; empty: those of the system")
     feature_sets: str = Field(
         DEFAULT, min_length=1, description="feature sets the worker computes: NAME@VERSION or .yaml files, by commas"
     )
@@ -82,6 +114,63 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_out_logins(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Passwords that come in URLs, where they belong."""
+        for name, owner in URLS.items():
+            url = values.get(name)
+            if isinstance(url, str) and ("://" in url or (url and owner == "redis")):
+                values[name], user, password = split_url(variable(name), url, owner)
+                if owner == "registry" and user:
+                    values["registry_username"] = user
+                elif user:
+                    values[name] = values[name].replace("://", f"://{quote(user, safe='')}@", 1)
+                if password:
+                    if values.get(f"{owner}_password"):
+                        raise _clash(f"{owner}_password", f"a password in {variable(name)} as well")
+                    values[f"{owner}_password"] = SecretStr(password)
+        return values
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if "@" in self.brokers:
+            raise _clash("brokers", "a login in it", "host:port, separated by commas", "kafka_sasl_username")
+        for name in SECRETS:
+            if getattr(self, name).get_secret_value() and getattr(self, f"{name}_file"):
+                raise _clash(f"{name}_file", f"{variable(name)} as well")
+        has_login, has_tls = "SASL" in self.kafka_security_protocol, "SSL" in self.kafka_security_protocol
+        self._check_login("kafka_sasl", has_login, f"with {variable('kafka_security_protocol')} of SASL_SSL")
+        self._check_tls("kafka", has_tls, f"with {variable('kafka_security_protocol')} of SSL or SASL_SSL")
+        self._check_tls("redis", self.redis_url.startswith("rediss://"), f"with a rediss:// {variable('redis_url')}")
+        is_server, is_secure = self.registry.startswith(("http://", "https://")), self.registry.startswith("https://")
+        if self.has_secret("registry_password") or self.registry_username:
+            self._check_login("registry", is_server, f"with a URL in {variable('registry')}")
+        self._check_tls("registry", is_secure, f"with an https:// {variable('registry')}")
+        return self
+
+    def has_secret(self, name: str) -> bool:
+        """Whether the secret of this name is set, in whichever way."""
+        return bool(getattr(self, name).get_secret_value() or getattr(self, f"{name}_file"))
+
+    def _check_login(self, owner: str, is_wanted: bool, where: str) -> None:
+        """A login is whole, and one that would not be used is not thought to be."""
+        user, secret = f"{owner}_username", f"{owner}_password"
+        has_user, has_secret = bool(getattr(self, user)), self.has_secret(secret)
+        if is_wanted and not has_user:
+            raise _clash(user, "no user", "a user and a password")
+        if is_wanted and not has_secret:
+            raise _clash(secret, "no password", "a user and a password")
+        if not is_wanted and (has_user or has_secret):
+            raise _clash(user if has_user else secret, "one that would not be used", f"a login only {where}")
+
+    def _check_tls(self, owner: str, is_wanted: bool, where: str) -> None:
+        files = [name for name in (f"{owner}_ssl_{part}" for part in ("ca", "cert", "key")) if getattr(self, name, "")]
+        if files and not is_wanted:
+            raise _clash(files[0], "one that would not be used", f"certificates only {where}")
+        if len({f"{owner}_ssl_cert", f"{owner}_ssl_key"} & set(files)) == 1:
+            raise _clash(files[-1], "one of the two", "a certificate and its key, or neither")
+
 
 def load_settings(**chosen: Any) -> Settings:
     """Settings from `chosen`, the environment and the defaults. Errors: UsageError."""
@@ -99,9 +188,18 @@ def load_settings(**chosen: Any) -> Settings:
         known = Settings.model_fields.get(name)
         raise UsageError(
             f"{variable(name)} cannot be used: {first['msg']}",
-            expected=(known.description if known else None) or "a setting of onetape", was=repr(first.get("input")),
+            expected=(known.description if known else None) or "a setting of onetape",
+            was="a value that is not shown" if name in _UNSHOWN else repr(first.get("input")),
             action=f"correct {variable(name)} or unset it",
         ) from None  # fmt: skip
+
+
+def _clash(name: str, was: str, expected: str = "one of the two", other: str | None = None) -> UsageError:
+    """Settings that do not go together; `was` must not be a secret."""
+    return UsageError(
+        f"{variable(name)} does not go with the other settings", expected=expected, was=was,
+        action=f"correct {variable(name)}" + (f" and set {variable(other)}" if other else " or what it belongs to"),
+    )  # fmt: skip
 
 
 def variable(name: str) -> str:
@@ -109,7 +207,18 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def unsecured(*owners: str) -> dict[str, Any]:
+    """Settings of a "kafka", "redis" or "registry" of our own, which demands nothing, whatever the environment says."""
+    parts = ("security", "sasl", "ssl", "username", "password")
+    begins = tuple(f"{owner}_{part}" for owner in owners for part in parts)
+    return {name: field.default for name, field in Settings.model_fields.items() if name.startswith(begins)}
+
+
 def environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with `settings` in it, for a child process."""
-    values = {variable(name): str(value) for name, value in settings.model_dump().items()}
+    """This process's environment with `settings` in it, for a child process; the only place a secret is written out."""
+    values = {variable(name): _written(value) for name, value in settings.model_dump().items()}
     return {**os.environ, **values}
+
+
+def _written(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

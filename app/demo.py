@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import redis
 from rich.console import Console
 from rich.table import Table
 
-from app.config import Settings, environment, load_settings
+from app.config import Settings, environment, load_settings, unsecured
+from app.connection import open_redis, registry_of
 from app.cuts import random_cuts
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.importer import import_recording
@@ -49,7 +49,6 @@ from replay.reader import ArchiveReader
 from schemas.codec import TapeCodec
 from schemas.errors import DependencyDown, UsageError
 from schemas.feature_sets import load, load_all
-from schemas.registry import open_registry
 from schemas.topics import TAPE
 from schemas.vector_codec import VectorCodec
 
@@ -163,6 +162,8 @@ def _settings(
         "brokers": brokers or "", "redis_url": redis_url or "", "broker_is_embedded": brokers is None,
         "topic_prefix": "" if brokers is None else f"demo-{uuid4().hex[:8]}.",
     }  # fmt: skip
+    given = {"registry": None, "kafka": brokers, "redis": redis_url}
+    chosen |= unsecured(*(owner for owner, place in given.items() if place is None))
     if brokers is None:
         topics = partitions_of(load_settings(**chosen))
         with report.step("Starting the embedded broker (in memory, for trying out) and Redis"):
@@ -173,7 +174,7 @@ def _settings(
         with report.step("Starting Redis"):
             chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
     settings = load_settings(**chosen)
-    check_redis(settings.redis_url)
+    check_redis(settings)
     if brokers is not None:
         ensure_topics(settings)
         stack.callback(delete_topics, settings)
@@ -222,20 +223,13 @@ def _working(settings: Settings, log: Path) -> Iterator[_Worker]:
 
 def _live(stack: ExitStack, report: Report, folder: Path, source: Path, settings: Settings) -> int:
     """Play the source through a worker until all of it is committed and archived; returns the records published."""
-    codec = TapeCodec(open_registry(settings.registry))
+    codec = TapeCodec(registry_of(settings))
     by_role: Mapping[str, str] = groups(settings)
     topics = {TAPE: ["features", "archive"]}
     topics |= {each.topic: ["archive"] for each in load_all(settings.feature_sets)}
     with _working(settings, folder / "worker.log") as worker:
         on_tape, *on_vectors = [
-            stack.enter_context(
-                Progress(
-                    settings.brokers,
-                    wire_topic(settings, topic),
-                    [by_role[role] for role in roles],
-                    settings.partitions,
-                )
-            )
+            stack.enter_context(Progress(settings, wire_topic(settings, topic), [by_role[role] for role in roles]))
             for topic, roles in topics.items()
         ]
         with report.step(f"Playing {source} through broker and worker") as advance:
@@ -259,13 +253,13 @@ def _reached(ends: list[int], advance: Advance) -> Callable[[list[int]], bool]:
 def _latest(settings: Settings) -> dict[str, Any]:
     """One vector as Redis serves it: of the first feature set, that of the first instrument by name."""
     feature_set = load(settings.feature_sets.partition(",")[0].strip())
-    with redis.Redis.from_url(settings.redis_url) as client:
+    with open_redis(settings) as client:
         names = sorted(client.scan_iter(f"latest:{feature_set.id}:*"))
         if not names:
             return {"symbol": None, "time": None, "value": {}}
         value = client.get(names[0])
     assert isinstance(value, bytes)
-    vector = VectorCodec(open_registry(settings.registry), feature_set).decode([value])
+    vector = VectorCodec(registry_of(settings), feature_set).decode([value])
     features = zip(feature_set.features, vector.values[0].tolist(), strict=True)
     known = {name: None if isnan(number) else number for name, number in features}
     return {"symbol": vector.instruments()[0], "time": int(vector.time[0]), "value": known}

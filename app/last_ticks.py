@@ -14,6 +14,8 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.clock import PAUSE_MAX_NS
+from app.config import Settings
+from app.connection import librdkafka
 from schemas.codec import TapeCodec
 from schemas.errors import RecordRefused
 from schemas.events import Kind
@@ -57,17 +59,15 @@ class _Part:
             self.tick = max(tick, self.tick or 0)
 
 
-def last_ticks(
-    brokers: str, tape: str, partitions: int, codec: TapeCodec, still: Callable[[], None]
-) -> list[int | None]:
+def last_ticks(settings: Settings, tape: str, codec: TapeCodec, still: Callable[[], None]) -> list[int | None]:
     """[partitions] the last Tick, as far back as it matters."""
     consumer = Consumer(
-        {"bootstrap.servers": brokers, "group.id": f"{tape}-ticks", "enable.auto.commit": False,
+        {**librdkafka(settings), "group.id": f"{tape}-ticks", "enable.auto.commit": False,
          "auto.offset.reset": "earliest", "enable.partition.eof": True, "log_level": 0}
     )  # fmt: skip
     parts: list[_Part] = []
     try:
-        for partition in range(partitions):
+        for partition in range(settings.partitions):
             still()
             place = TopicPartition(tape, partition)
             parts.append(_Part(*consumer.get_watermark_offsets(place, timeout=ANSWER_S)))

@@ -25,6 +25,8 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
+from app.config import Settings
+from app.connection import aiokafka_options
 from schemas.errors import DependencyDown
 
 BATCH_BYTES: Final = 256 << 10
@@ -63,8 +65,9 @@ def refused(topic: str, was: str) -> DeliveryFailed:
 class Producer:
     """An idempotent producer; it connects with the first message."""
 
-    def __init__(self, brokers: str, client_id: str, delivery_s: float = DELIVERY_S) -> None:
-        self._brokers, self._client_id, self._delivery_s = brokers, client_id, delivery_s
+    def __init__(self, settings: Settings, client_id: str, delivery_s: float = DELIVERY_S) -> None:
+        """Errors: UsageError for secrets and certificates that cannot be used."""
+        self._options, self._client_id, self._delivery_s = aiokafka_options(settings), client_id, delivery_s
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._waiting: dict[Place, deque[_Waiting]] = {}
         self._sending: dict[Place, asyncio.Task[None]] = {}
@@ -148,7 +151,7 @@ class Producer:
     async def _start(self) -> AIOKafkaProducer:
         while True:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._brokers, client_id=self._client_id, enable_idempotence=True,
+                **self._options, client_id=self._client_id, enable_idempotence=True,
                 max_batch_size=BATCH_BYTES, request_timeout_ms=int(ANSWER_S * 1000),
             )  # fmt: skip
             try:

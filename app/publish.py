@@ -20,10 +20,11 @@ from typing import TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from app.config import Settings
+from app.connection import broker_down, broker_failure, librdkafka
 from replay.reader import ArchiveReader
 from schemas.codec import TapeCodec
 from schemas.columns import Columns, to_events
-from schemas.errors import DependencyDown
+from schemas.errors import AccessRefused, DependencyDown
 from schemas.topics import TAPE
 
 CHUNK_ROWS = 1_000
@@ -36,22 +37,14 @@ ANSWER_S = 15.0
 Answer = TypeVar("Answer")
 
 
-def broker_down(brokers: str, why: str) -> DependencyDown:
-    """The error of a broker that does not answer."""
-    return DependencyDown(
-        "the Kafka broker does not answer", expected=f"a broker at {brokers}", was=why,
-        action="start it, or set ONETAPE_BROKERS (without it, onetape demo starts an embedded one)",
-    )  # fmt: skip
-
-
 class Publisher:
     """Produces to explicit partitions; `flush` returns when everything is acknowledged."""
 
     def __init__(self, settings: Settings) -> None:
-        self._brokers, self._prefix = settings.brokers, settings.topic_prefix
+        self._settings, self._prefix = settings, settings.topic_prefix
         self._failed: KafkaError | None = None
         self._producer = Producer(
-            {"bootstrap.servers": settings.brokers, "enable.idempotence": True, "linger.ms": 20,
+            {**librdkafka(settings), "enable.idempotence": True, "linger.ms": 20,
              "compression.type": "zstd",
              "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
              "log_level": 0}
@@ -72,23 +65,25 @@ class Publisher:
                 return
             except BufferError:
                 self._producer.poll(0.1)
-        raise broker_down(self._brokers, str(self._failed))
+        raise broker_failure(self._settings, [self._failed])
 
     def flush(self) -> None:
         """Wait for every acknowledgement."""
         left = self._producer.flush(60)
-        if self._failed is not None or left:
-            raise broker_down(self._brokers, str(self._failed or f"{left} records unacknowledged after 60 s"))
+        if self._failed is not None:
+            raise broker_failure(self._settings, [self._failed])
+        if left:
+            raise broker_down(self._settings.brokers, f"{left} records unacknowledged after 60 s")
 
 
 class Progress(AbstractContextManager["Progress"]):
     """How far consumer groups have come: the smallest committed offset of each partition."""
 
-    def __init__(self, brokers: str, topic: str, groups: Sequence[str], partitions: int) -> None:
-        self._brokers = brokers
-        self._places = [(topic, partition) for partition in range(partitions)]
+    def __init__(self, settings: Settings, topic: str, groups: Sequence[str]) -> None:
+        self._settings = settings
+        self._places = [(topic, partition) for partition in range(settings.partitions)]
         self._consumers = [
-            Consumer({"bootstrap.servers": brokers, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+            Consumer({**librdkafka(settings), "group.id": group, "enable.auto.commit": False, "log_level": 0})
             for group in groups
         ]
 
@@ -114,8 +109,9 @@ class Progress(AbstractContextManager["Progress"]):
             try:
                 return question()
             except KafkaException as error:
-                if time.monotonic() > deadline:
-                    raise broker_down(self._brokers, error.args[0].str()) from error
+                failure = broker_failure(self._settings, [error.args[0]])
+                if time.monotonic() > deadline or isinstance(failure, AccessRefused):
+                    raise failure from error
                 time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:

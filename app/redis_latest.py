@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import isnan
 from typing import Any, Final
@@ -26,6 +26,8 @@ import orjson
 import redis
 import redis.asyncio
 
+from app.config import Settings
+from app.connection import open_redis, redis_refusal
 from app.redis_frames import COMPARED_AT_ONCE, REPLACING_REPLIES, Chunk, Frames
 from schemas.errors import DependencyDown, UsageError
 from schemas.feature_sets import FeatureSet
@@ -40,10 +42,11 @@ CHUNK: Final = 1000
 """Vectors of one transaction: Redis serves others between two."""
 
 
-def check_redis(url: str) -> None:
-    """Errors: UsageError, DependencyDown."""
+def check_redis(settings: Settings) -> None:
+    """Errors: UsageError, AccessRefused, DependencyDown."""
+    url = settings.redis_url
     try:
-        with redis.Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
+        with open_redis(settings, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
             client.ping()
     except ValueError as error:
         raise UsageError(
@@ -51,8 +54,10 @@ def check_redis(url: str) -> None:
             action="correct ONETAPE_REDIS_URL",
         ) from error  # fmt: skip
     except (redis.RedisError, OSError) as error:
+        if refusal := redis_refusal(settings, error):
+            raise refusal from error
         raise DependencyDown(
-            "Redis does not answer", expected=f"a Redis at {url.rpartition('@')[2]}", was=str(error),
+            "Redis does not answer", expected=f"a Redis at {url}", was=str(error),
             action="start it, set ONETAPE_REDIS_URL, or run the worker without the role latest",
         ) from error  # fmt: skip
 
@@ -60,11 +65,17 @@ def check_redis(url: str) -> None:
 class RedisLatest:
     """The newest vectors of one feature set; a sink for each partition of its topic."""
 
-    def __init__(self, url: str, feature_set: FeatureSet, ttl_s: int, *, has_hash: bool = False) -> None:
-        """`has_hash` puts the readable hashes as well; they cost far more than the packed values."""
+    def __init__(
+        self, url: str, feature_set: FeatureSet, ttl_s: int, *, has_hash: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`has_hash` puts the readable hashes as well; they cost far more than the packed values.
+
+        `options` are those of `app.connection.redis_options`.
+        """
         self.feature_set, self.ttl_s, self.has_hash = feature_set, ttl_s, has_hash
         self._connections: Any = redis.asyncio.ConnectionPool.from_url(
-            url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S
+            url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, **(options or {})
         )
 
     @asynccontextmanager

@@ -26,6 +26,7 @@ from agents.ports import Announce, Telling
 from agents.ready import ReadyGate
 from app import metrics
 from app.config import Settings
+from app.connection import redis_options
 from app.producer import Producer
 from app.redis_latest import PartitionLatest, RedisLatest
 from app.topics import wire_topic
@@ -96,11 +97,15 @@ class Outlet:
         check_hash(settings, sets)
         self._latest = {
             each.id: RedisLatest(
-                settings.redis_url, each, settings.redis_ttl_s, has_hash=each.id == settings.redis_hash
+                settings.redis_url,
+                each,
+                settings.redis_ttl_s,
+                has_hash=each.id == settings.redis_hash,
+                options=redis_options(settings),
             )
             for each in sets
         }
-        producer = None if settings.ready == "off" else Producer(settings.brokers, f"{name}-ready")
+        producer = None if settings.ready == "off" else Producer(settings, f"{name}-ready")
         if producer is not None:
             stack.push_async_callback(producer.close)
         threshold = settings.ready_threshold if settings.ready == "changed" else None

@@ -13,11 +13,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from app.config import Settings
-from app.publish import broker_down
+from app.connection import Admin
 from schemas import limits
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet, load_all
@@ -81,11 +80,11 @@ def _changelog(settings: Settings) -> str:
 
 def tape_origin(settings: Settings) -> str:
     """Which tape this is, for its archive: the broker's own id and the topic. Errors: DependencyDown."""
-    admin = _admin(settings)
+    admin = Admin(settings)
     try:
         cluster = admin.list_topics(timeout=ANSWER_S).cluster_id
     except KafkaException as error:
-        raise broker_down(settings.brokers, error.args[0].str()) from error
+        raise admin.failure(error) from error
     return f"kafka:{cluster}/{wire_topic(settings, TAPE)}"
 
 
@@ -101,9 +100,9 @@ def _topics(settings: Settings) -> list[Topic]:
 
 def ensure_topics(settings: Settings) -> None:
     """Make missing topics and check the partition counts of the others. An embedded broker has them already."""
-    admin = _admin(settings)
+    admin = Admin(settings)
     wanted = partitions_of(settings)
-    present = _present(admin, settings)
+    present = _present(admin)
     for name, count in wanted.items():
         if present.get(name, count) != count:
             raise UsageError(
@@ -125,19 +124,19 @@ def ensure_topics(settings: Settings) -> None:
             future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise broker_down(settings.brokers, f"{name}: {error.args[0].str()}") from error
+                raise admin.failure(error, name) from error
 
 
 def delete_topics(settings: Settings) -> None:
     """Delete every topic and group of these settings: for runs under a prefix of their own."""
-    admin = _admin(settings)  # its futures end with it
+    admin = Admin(settings)  # its futures end with it
     futures = admin.delete_topics(sorted(partitions_of(settings)))
     for future in futures.values():
         try:
             future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise broker_down(settings.brokers, str(error.args[0])) from error
+                raise admin.failure(error) from error
     for left in admin.delete_consumer_groups(sorted(groups(settings).values())).values():
         with suppress(KafkaException):  # a group that never joined, or that its members are just leaving
             left.result()
@@ -151,13 +150,13 @@ def refuse_live_clock(settings: Settings) -> None:
     """
     if settings.broker_is_embedded:
         return
-    admin, group = _admin(settings), groups(settings)[CLOCK_ROLE]  # its futures end with it
+    admin, group = Admin(settings), groups(settings)[CLOCK_ROLE]  # its futures end with it
     try:
         described = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group].result()
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return
-        raise broker_down(settings.brokers, error.args[0].str()) from error
+        raise admin.failure(error, group) from error
     if described.members:
         raise UsageError(
             f"a live clock lays Ticks into {wire_topic(settings, TAPE)}", expected="a tape of recordings only",
@@ -177,20 +176,10 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
     return NewTopic(name, partitions, settings.replication, config=config)
 
 
-def _admin(settings: Settings) -> AdminClient:
-    try:
-        return AdminClient({"bootstrap.servers": settings.brokers, "log_level": 0})
-    except KafkaException as error:
-        raise UsageError(
-            "ONETAPE_BROKERS cannot be used", expected="host:port, separated by commas", was=repr(settings.brokers),
-            action="correct ONETAPE_BROKERS",
-        ) from error  # fmt: skip
-
-
-def _present(admin: AdminClient, settings: Settings) -> dict[str, int]:
+def _present(admin: Admin) -> dict[str, int]:
     """Topics on the broker with their partition counts."""
     try:
         listed = admin.list_topics(timeout=ANSWER_S).topics
         return {name: len(topic.partitions) for name, topic in listed.items()}
     except KafkaException as error:
-        raise broker_down(settings.brokers, error.args[0].str()) from error
+        raise admin.failure(error) from error

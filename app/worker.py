@@ -27,11 +27,13 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from faust.exceptions import ConsistencyError, ProducerSendError
+from faust.exceptions import ConsistencyError
 
 from agents.plan import Plan
 from app.config import Settings
+from app.connection import secrets_of
 from app.histogram import prepare
+from app.logs import start_log
 from app.metrics import consumers
 from app.redis_latest import check_redis
 from app.roles.archive import archive_role
@@ -42,7 +44,7 @@ from app.roles.role import CLOSE_S, Fail, PartitionsLost, Pulse, Role
 from app.topics import CLOCK_ROLE, ROLES, ensure_topics, tape_origin
 from app.web import address_refused, serve_web
 from schemas.durable import write_json
-from schemas.errors import CheckFailed, OnetapeError, StateRefused, UsageError
+from schemas.errors import CheckFailed, StateRefused, UsageError
 from schemas.feature_sets import load_all
 
 logger = logging.getLogger(__name__)
@@ -55,11 +57,6 @@ SWITCH_S: Final = 0.001
 GC_THRESHOLDS: Final = (100_000, 20, 100)
 """Objects made, and collections of the younger, before a generation is looked through; Python's own: 700, 10, 10."""
 ADDRESS_REFUSED: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-QUIET: Final = {
-    "faust": logging.ERROR,
-    "mode": logging.ERROR,
-    "aiokafka.consumer.group_coordinator": logging.CRITICAL,
-}
 
 
 class StopFailed(CheckFailed):
@@ -71,12 +68,12 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
 
     A signal that comes before anything was read is a clean stop as well: the process ends with 0.
     """
-    _log(settings.log_level)
+    start_log(settings.log_level, secrets_of(settings))
     with _stoppable():
         Plan(load_all(settings.feature_sets))  # what they name wrong is told before anything is made for them
         ensure_topics(settings)
         if "latest" in roles:
-            check_redis(settings.redis_url)
+            check_redis(settings)
         with ExitStack() as stack:
             if not set(roles) <= {CLOCK_ROLE}:
                 stack.enter_context(_owned(settings.data_dir))
@@ -116,22 +113,6 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _log(level: str) -> None:
-    """Log to stderr. What Faust and aiokafka put right by themselves is told from INFO on."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_is_ours)
-    if level == "WARNING":
-        for name, least in QUIET.items():
-            logging.getLogger(name).setLevel(least)
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Errors for people are told once, by the command line; Faust would add a traceback to them."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, OnetapeError | ProducerSendError | ConsistencyError)
 
 
 def _named(error: BaseException, settings: Settings) -> BaseException:

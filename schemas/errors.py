@@ -11,6 +11,7 @@ OnetapeError                 fact, expected, was, Action; exit_code
 │   ├── RecordingForeign     the file is not of the declared format
 │   └── ArchiveMissing       no archive at that path
 └── DependencyDown     (3)   broker, Redis or a program is not there
+    └── AccessRefused        it is there, and does not let us in
 RecordRefused                one record is bad input: it becomes a dead letter, never an exit
 """
 
@@ -75,6 +76,10 @@ class DependencyDown(OnetapeError):
     """A broker, Redis or a program that is needed is missing or down."""
 
     exit_code = 3
+
+
+class AccessRefused(DependencyDown):
+    """A broker, Redis or registry is there, but refuses the login, the certificate or the operation."""
 
 
 class RecordRefused(Exception):

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import fcntl
 import json
+from base64 import b64encode
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from schemas.durable import write_json
-from schemas.errors import CheckFailed, DependencyDown, SchemaUnknown
+from schemas.errors import AccessRefused, CheckFailed, DependencyDown, SchemaUnknown
 from schemas.limits import UNKNOWN_LOOKUPS_MAX
 
 Schema = dict[str, Any]
 
 _NOT_FOUND = 404
+_NOT_LET_IN = (401, 403)
 _REFUSALS = (409, 422)
 """Incompatible with an earlier version, no valid schema."""
 
@@ -134,9 +137,14 @@ class HttpRegistry:
     request each, while a schema that is registered later is found without a restart.
     """
 
-    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 10.0, login: tuple[str, str] | None = None, tls: SSLContext | None = None
+    ) -> None:
+        """`login`: user and password of the server. `tls`: how an https one is checked, else as the system does."""
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
+        self._tls = tls
+        self._login = None if login is None else "Basic " + b64encode(":".join(login).encode()).decode()
         self._ids: dict[tuple[str, str], int] = {}
         self._schemas: dict[int, Schema] = {}
         self._unknown: set[int] = set()
@@ -152,7 +160,7 @@ class HttpRegistry:
             except HTTPError as error:
                 said = _said(error)
                 if error.code not in _REFUSALS:
-                    raise self._down(said) from error
+                    raise self._down(said, error.code) from error
                 raise CheckFailed(
                     f"the registry refused the schema of {subject}", expected="a compatible schema", was=said,
                     action="compare the subject's versions; a published version never changes",
@@ -172,7 +180,7 @@ class HttpRegistry:
                 self._schemas[schema_id] = json.loads(answer["schema"])
             except HTTPError as error:
                 if error.code != _NOT_FOUND:
-                    raise self._down(_said(error)) from error
+                    raise self._down(_said(error), error.code) from error
                 raise self._remember_unknown(schema_id) from error
             except RecursionError as error:  # an answer, and no schema that anybody could read
                 raise self._remember_unknown(schema_id) from error
@@ -203,13 +211,20 @@ class HttpRegistry:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
         request = Request(self.url + path, data=data, headers=headers)
-        with urlopen(request, timeout=self.timeout_s) as answer:
+        if self._login is not None:
+            request.add_unredirected_header("Authorization", self._login)  # whoever it is passed on to is not told
+        with urlopen(request, timeout=self.timeout_s, context=self._tls) as answer:
             loaded = json.load(answer)
         if not isinstance(loaded, dict):
             raise ValueError("an answer that is no JSON object")
         return loaded
 
-    def _down(self, was: str) -> DependencyDown:
+    def _down(self, was: str, code: int = 0) -> DependencyDown:
+        if code in _NOT_LET_IN:
+            return AccessRefused(
+                "the schema registry refuses the login", expected=f"a user of {self.url} with its password", was=was,
+                action="correct ONETAPE_REGISTRY_USERNAME and ONETAPE_REGISTRY_PASSWORD",
+            )  # fmt: skip
         return DependencyDown(
             "the schema registry does not answer", expected=f"a schema registry at {self.url}", was=was,
             action="start it, or set ONETAPE_REGISTRY to a file",
@@ -225,6 +240,8 @@ def _said(error: HTTPError) -> str:
     return f"HTTP {error.code} {body.decode('utf-8', 'replace')}".strip()
 
 
-def open_registry(place: str) -> SchemaRegistry:
-    """The registry at a file path or an http(s) URL."""
-    return HttpRegistry(place) if place.startswith(("http://", "https://")) else FileRegistry(Path(place))
+def open_registry(place: str, login: tuple[str, str] | None = None, tls: SSLContext | None = None) -> SchemaRegistry:
+    """The registry at a file path or an http(s) URL; see `HttpRegistry` for what a server may demand."""
+    if place.startswith(("http://", "https://")):
+        return HttpRegistry(place, login=login, tls=tls)
+    return FileRegistry(Path(place))

@@ -102,7 +102,7 @@ def publish(settings: Settings, tape: list[Raw]) -> None:
 
 
 def committed(settings: Settings, topic: str = TAPE, role: str = "features") -> list[int]:
-    with Progress(settings.brokers, wire_topic(settings, topic), [groups(settings)[role]], settings.partitions) as seen:
+    with Progress(settings, wire_topic(settings, topic), [groups(settings)[role]]) as seen:
         return seen.committed()
 
 
@@ -111,7 +111,7 @@ def wait_committed(
 ) -> None:
     """Until a role has committed at least so far in every partition."""
     deadline = time.monotonic() + WORK_S
-    with Progress(settings.brokers, wire_topic(settings, topic), [groups(settings)[role]], settings.partitions) as seen:
+    with Progress(settings, wire_topic(settings, topic), [groups(settings)[role]]) as seen:
         while any(now < end for now, end in zip(seen.committed(), least, strict=True)):
             worker.alive()
             assert time.monotonic() < deadline, f"{seen.committed()} of {least} after {WORK_S:.0f} s"

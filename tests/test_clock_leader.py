@@ -54,7 +54,7 @@ def settings_for(brokers: str, folder: Path) -> Settings:
 
 def wait_ready(settings: Settings) -> None:
     """Until every partition of the tape has a leader."""
-    with Progress(settings.brokers, wire_topic(settings, TAPE), ["nobody"], settings.partitions) as seen:
+    with Progress(settings, wire_topic(settings, TAPE), ["nobody"]) as seen:
         seen.ends()
 
 
@@ -184,7 +184,7 @@ def test_the_last_tick_is_found_behind_whatever_came_after_it(place: Settings) -
     for value in (b"", b"\x00\x00\x00", b"x" * 50):
         publisher.publish(TAPE, 0, CLOCK_KEY.encode(), value)
     publisher.flush()
-    found = last_ticks(place.brokers, wire_topic(place, TAPE), 3, codec_of(place), lambda: None)
+    found = last_ticks(place, wire_topic(place, TAPE), codec_of(place), lambda: None)
     assert found == [at, None, None]
 
 

@@ -381,9 +381,9 @@ def test_a_lost_connection_forgets_what_was_known(
 
 def test_a_missing_redis_is_named_at_the_start() -> None:
     with pytest.raises(DependencyDown, match=r"Redis does not answer.*127\.0\.0\.1:1.*Action: "):
-        check_redis("redis://user:secret@127.0.0.1:1/0")
+        check_redis(load_settings(redis_url="redis://user:secret@127.0.0.1:1/0"))
     with pytest.raises(UsageError, match="ONETAPE_REDIS_URL"):
-        check_redis("http://localhost")
+        check_redis(load_settings(redis_url="http://localhost"))
 
 
 def test_hashes_of_a_set_that_is_not_computed_are_refused() -> None:

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from app.config import load_settings
 from app.embedded import EmbeddedBroker
 from app.producer import BATCH_BYTES, DeliveryFailed, Producer
 
@@ -41,7 +42,7 @@ def make_topic(kafka: str, topic: str, config: dict[str, str] | None = None) -> 
 
 @asynccontextmanager
 async def producer_of(broker: str, delivery_s: float = 10.0) -> AsyncIterator[Producer]:
-    producer = Producer(broker, "test", delivery_s)
+    producer = Producer(load_settings(brokers=broker), "test", delivery_s)
     try:
         yield producer
     finally:
@@ -102,7 +103,7 @@ def test_what_the_broker_has_not_acknowledged_fails_with_the_producer(kafka: str
     """Handed over, and on its way to a broker that does not answer."""
 
     async def run() -> None:
-        producer = Producer(kafka, "test")
+        producer = Producer(load_settings(brokers=kafka), "test")
         await producer.send(TOPIC_OF_ONE, 0, [(None, b"first")])
         sent = [producer.enqueue(TOPIC_OF_ONE, 0, [(None, b"x" * 100_000)]) for _ in range(50)]
         closing = asyncio.create_task(producer.close())
@@ -117,7 +118,7 @@ def test_what_the_broker_has_not_acknowledged_fails_with_the_producer(kafka: str
 
 def test_what_is_under_way_when_it_is_closed_fails(broker: str) -> None:
     async def run() -> None:
-        producer = Producer(broker, "test")
+        producer = Producer(load_settings(brokers=broker), "test")
         waiting = producer.enqueue(TOPIC, 0, [(None, b"never")])
         await producer.close()
         await waiting

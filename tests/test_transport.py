@@ -157,7 +157,7 @@ def deliveries_of(app: faust.App) -> Deliveries:
 
 
 def committed(broker: str) -> int:
-    with Progress(broker, TOPIC, [GROUP], 1) as progress:
+    with Progress(load_settings(brokers=broker, partitions=1), TOPIC, [GROUP]) as progress:
         return progress.committed()[0]
 
 
@@ -166,7 +166,7 @@ async def until_committed(broker: str, ends: list[int], seconds: float = 15.0) -
 
     def wait() -> None:
         deadline = time.monotonic() + seconds
-        with Progress(broker, TOPIC, [GROUP], len(ends)) as progress:
+        with Progress(load_settings(brokers=broker, partitions=len(ends)), TOPIC, [GROUP]) as progress:
             while (now := progress.committed()) != ends:
                 assert all(at <= end for at, end in zip(now, ends, strict=True)), now
                 assert time.monotonic() < deadline, f"{now} of {ends}"

@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from numpy.typing import NDArray
 
 from app.config import Settings
-from app.publish import ANSWER_S, broker_down
+from app.connection import Admin, broker_down, broker_failure, librdkafka
+from app.publish import ANSWER_S
 from app.topics import wire_topic
 from schemas.errors import CheckFailed
 from schemas.feature_sets import FeatureSet
@@ -33,7 +33,7 @@ SKIPPED: Final = 0.2
 
 def stamped_topic(settings: Settings, feature_set: FeatureSet) -> None:
     """Make the features topic before a worker does, with append times. Errors: DependencyDown."""
-    admin = AdminClient({"bootstrap.servers": settings.brokers, "log_level": 0})
+    admin = Admin(settings)
     name = wire_topic(settings, feature_set.topic)
     config = {"message.timestamp.type": "LogAppendTime"}
     future = admin.create_topics([NewTopic(name, settings.partitions, settings.replication, config=config)])[name]
@@ -41,7 +41,7 @@ def stamped_topic(settings: Settings, feature_set: FeatureSet) -> None:
         future.result(ANSWER_S)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise broker_down(settings.brokers, error.args[0].str()) from error
+            raise admin.failure(error) from error
 
 
 def ends(settings: Settings, topic: str) -> list[int]:
@@ -51,7 +51,7 @@ def ends(settings: Settings, topic: str) -> list[int]:
         places = [TopicPartition(topic, partition) for partition in range(settings.partitions)]
         return [int(consumer.get_watermark_offsets(place, timeout=ANSWER_S)[1]) for place in places]
     except KafkaException as error:
-        raise broker_down(settings.brokers, error.args[0].str()) from error
+        raise broker_failure(settings, [error.args[0]]) from error
     finally:
         consumer.close()
 
@@ -77,7 +77,7 @@ def read(settings: Settings, topic: str) -> tuple[Floats, list[bytes]]:
 
 def _consumer(settings: Settings) -> Consumer:
     return Consumer(
-        {"bootstrap.servers": settings.brokers, "group.id": "onetape-bench", "enable.auto.commit": False,
+        {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
          "auto.offset.reset": "earliest", "log_level": 0}
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ from app.bench.place import Place
 from app.bench.side import Side
 from app.bench.stream import names
 from app.bench.throughput import FEW, MANY, Runs
-from app.config import Settings
+from app.config import Settings, unsecured
 from app.embedded import EmbeddedRedis
 from app.publish import Progress
 from app.topics import groups, wire_topic
@@ -70,7 +70,9 @@ def under_load(
 ) -> tuple[Under, Seen, Sent, float]:
     """Run a load; what `look` saw, what was sent, and the share of its Ticks that were laid in time."""
     with ExitStack() as stack:
-        chosen: dict[str, Any] = {"redis_url": stack.enter_context(EmbeddedRedis()).url} if "latest" in roles else {}
+        chosen: dict[str, Any] = {}
+        if "latest" in roles:
+            chosen = {"redis_url": stack.enter_context(EmbeddedRedis()).url, **unsecured("redis")}
         tape = place.tape(f"load-{time.time_ns()}")
         settings, feature_set = place.run(tape, cadence_ms=cadence_ms, **chosen)
         sent = place.log("sent").with_suffix(".npz")
@@ -79,9 +81,7 @@ def under_load(
         source = stack.enter_context(Side(settings, place.log("load"), generator.__name__, *words))
         before = json.loads(source.line())["before"]
         own = groups(settings)
-        progress = stack.enter_context(
-            Progress(settings.brokers, wire_topic(settings, TAPE), [own["features"]], settings.partitions)
-        )
+        progress = stack.enter_context(Progress(settings, wire_topic(settings, TAPE), [own["features"]]))
         progress.wait(lambda committed: committed == before, worker.alive)
         if "latest" in roles:
             _served(settings, feature_set, load, worker)

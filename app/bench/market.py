@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, Producer
 from app.bench.stream import Stream, names
 from app.bench.wire import Message, TapeWire, poisoned
 from app.config import Settings
-from app.publish import broker_down
+from app.connection import broker_down, librdkafka
 from app.topics import wire_topic
 from schemas.columns import Columns
 from schemas.registry import open_registry
@@ -77,7 +77,7 @@ class TapeProducer:
         self._brokers, self._topic = settings.brokers, wire_topic(settings, TAPE)
         self._failed: KafkaError | None = None
         self._producer = Producer(
-            {"bootstrap.servers": settings.brokers, "enable.idempotence": True, "log_level": 0,
+            {**librdkafka(settings), "enable.idempotence": True, "log_level": 0,
              "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 60_000,
              "on_delivery": self._delivered, "delivery.report.only.error": True, **chosen}
         )  # fmt: skip

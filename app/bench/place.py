@@ -17,13 +17,13 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from agents.engine import Engine
 from app.bench.curve import stamped_topic
 from app.bench.stream import Stream, names
 from app.bench.wire import TapeWire
-from app.config import Settings, load_settings
+from app.config import Settings, load_settings, unsecured
+from app.connection import Admin
 from app.topics import ensure_topics
 from schemas.codec import TapeCodec
 from schemas.columns import Columns
@@ -54,7 +54,7 @@ class Place:
         self.folder = Path(self._folder.name)
         try:
             self.base = self._settings(self.prefix)
-            self._admin = AdminClient({"bootstrap.servers": self.base.brokers, "log_level": 0})
+            self._admin = Admin(self.base)
             self._admin.list_topics(timeout=ANSWER_S)
         except KafkaException as error:
             self._folder.cleanup()
@@ -138,4 +138,5 @@ class Place:
         return load_settings(
             topic_prefix=prefix, partitions=PARTITIONS, registry=str(self.folder / "schemas.json"),
             data_dir=self.folder, archive_dir=self.folder / "archive", broker_is_embedded=False,
+            **unsecured("registry"),
         )  # fmt: skip

@@ -14,6 +14,7 @@ import redis
 from confluent_kafka import Consumer, TopicPartition
 
 from app.config import Settings
+from app.connection import librdkafka
 from app.redis_frames import latest_key
 from schemas.units import NS_PER_S
 
@@ -82,7 +83,7 @@ class Listener:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._consumer = Consumer(
-            {"bootstrap.servers": settings.brokers, "group.id": "onetape-bench", "enable.auto.commit": False,
+            {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
              "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100, "log_level": 0}
         )  # fmt: skip
         self._consumer.assign([TopicPartition(topic, partition, 0) for partition in range(settings.partitions)])

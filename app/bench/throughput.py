@@ -124,7 +124,7 @@ def run_ours(place: Place, prepared: Prepared, workers: int = 1) -> Ran:
     settings, feature_set = place.run(prepared.settings)
     group, tape = groups(settings)["features"], wire_topic(settings, TAPE)
     since: list[float] = []
-    with Progress(settings.brokers, tape, [group], settings.partitions) as progress, ExitStack() as stack:
+    with Progress(settings, tape, [group]) as progress, ExitStack() as stack:
         running = []
         for number in range(workers):
             alone = settings.model_copy(update={"data_dir": settings.data_dir / str(number)})

@@ -15,13 +15,13 @@ from agents.bind import ArchiveReader
 from agents.lanes import Epoch, Lane, Lanes
 from app.archive_files import ArchiveFiles
 from app.config import Settings
+from app.connection import registry_of
 from app.roles.observed import ObservedBatches, unobserved
 from app.roles.role import Fail, Role, make_app, make_role, nothing_to_settle
 from app.topics import groups, tape_origin
 from replay.archive import live
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.feature_sets import load_all
-from schemas.registry import open_registry
 from schemas.vector_codec import VectorCodec
 
 
@@ -30,7 +30,7 @@ def archive_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
 
     In one worker only: an archive has one writer, which holds its lock; a second worker with this role ends at once.
     """
-    sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
+    sets, registry = load_all(settings.feature_sets), registry_of(settings)
     writer = stack.enter_context(
         live(settings.archive_dir, settings.partitions, settings.archive_segment_rows, origin=tape_origin(settings))
     )

@@ -23,6 +23,7 @@ from agents.engine import Engine
 from agents.features import features_agent
 from agents.lanes import Epoch, Lane, Lanes
 from app.config import Settings
+from app.connection import registry_of
 from app.dead_letters import DeadLetters
 from app.latency import LaneLatency, Slow
 from app.producer import DeliveryFailed, Producer
@@ -34,7 +35,7 @@ from app.transport import FETCH_RECORDS
 from schemas.codec import DeadLetterCodec, TapeCodec
 from schemas.columns import from_events
 from schemas.feature_sets import FeatureSet, load_all
-from schemas.registry import SchemaRegistry, open_registry
+from schemas.registry import SchemaRegistry
 from schemas.topics import DEAD_LETTERS, TAPE
 from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
@@ -113,9 +114,9 @@ def features_role(
     settings: Settings, stack: AsyncExitStack, fence: Callable[[], None], fail: Fail, *, serves: bool
 ) -> Role:
     """Tape -> vectors of every feature set in one pass, dead letters, states; and to Redis if it `serves` them."""
-    sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
+    sets, registry = load_all(settings.feature_sets), registry_of(settings)
     group = groups(settings)["features"]
-    producer, saver = Producer(settings.brokers, group), Producer(settings.brokers, f"{group}-states")
+    producer, saver = Producer(settings, group), Producer(settings, f"{group}-states")
     stack.push_async_callback(producer.close)
     stack.push_async_callback(saver.close)
     app, changelog_topic = make_app(settings, "features", group), changelog_of(group)

@@ -20,13 +20,13 @@ from agents.latest import latest_agent
 from agents.ports import LatestSink
 from app import metrics
 from app.config import Settings
+from app.connection import registry_of
 from app.roles.observed import ObservedBatches, unobserved
 from app.roles.role import Fail, Role, make_app, make_role, nothing_to_settle
 from app.serving import Outlet
 from app.topics import groups, wire_topic
 from app.transport import FETCH_RECORDS
 from schemas.feature_sets import load_all
-from schemas.registry import open_registry
 from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
 
@@ -45,7 +45,7 @@ class MeasuredSink:
 
 def latest_role(settings: Settings, stack: AsyncExitStack, fail: Fail) -> Role:
     """Vectors of every feature set -> Redis and features.ready.v1."""
-    sets, registry = load_all(settings.feature_sets), open_registry(settings.registry)
+    sets, registry = load_all(settings.feature_sets), registry_of(settings)
     group = groups(settings)["latest"]
     outlet = Outlet(settings, stack, sets, registry, group)
     readers = {wire_topic(settings, each.topic): (each, VectorReader(VectorCodec(registry, each))) for each in sets}

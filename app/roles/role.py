@@ -19,6 +19,7 @@ from faust.types import TP
 from agents.bind import bind
 from agents.lanes import Lanes
 from app.config import Settings
+from app.connection import faust_options
 from app.topics import sources
 from app.transport import FETCH_RECORDS, Consumer, Transport
 from schemas.errors import CheckFailed
@@ -128,7 +129,7 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
     """A group's states lie in a folder of their own: those of other feature sets are others."""
     return faust.App(
         group,
-        broker=[f"kafka://{broker.strip()}" for broker in settings.brokers.split(",")],
+        **faust_options(settings),
         datadir=settings.data_dir / role / group,
         store=store.URL,
         autodiscover=False,

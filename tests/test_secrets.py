@@ -1,0 +1,133 @@
+"""Secrets: where they may come from, what is refused, and that no text shows them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from commandline import onetape
+
+from app.config import PREFIX, Settings, environment, load_settings, unsecured
+from app.connection import secret, secrets_of
+from app.logs import Lines
+from app.masking import masked
+from schemas.errors import UsageError
+
+SECRET = "hunter2!ö/#@: %"
+ESCAPED = "hunter2%21%C3%B6%2F%23%40%3A%20%25"
+LOGIN = {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "worker"}
+
+
+def test_passwords_leave_their_urls() -> None:
+    settings = load_settings(
+        redis_url=f"rediss://worker:{ESCAPED}@redis:6380/2", registry=f"https://me:{ESCAPED}@registry:8081/api"
+    )
+    assert (settings.redis_url, settings.registry) == ("rediss://worker@redis:6380/2", "https://registry:8081/api")
+    assert settings.registry_username == "me"
+    assert {secret(settings, name) for name in ("redis_password", "registry_password")} == {SECRET}
+    again = load_settings(**settings.model_dump())
+    assert again == settings
+    assert environment(settings)["ONETAPE_REDIS_PASSWORD"] == SECRET
+
+
+def test_nothing_that_shows_settings_shows_a_secret() -> None:
+    settings = load_settings(
+        **LOGIN, kafka_sasl_password=SECRET, redis_url=f"redis://:{ESCAPED}@redis", registry_username="me",
+        registry="https://registry", registry_password=SECRET,
+    )  # fmt: skip
+    shown = [repr(settings), str(settings), f"{settings.model_dump()}", settings.model_dump_json()]
+    assert not [text for text in shown if "hunter2" in text]
+
+
+def test_a_secret_can_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    settings = load_settings(**LOGIN, kafka_sasl_password_file=str(file))
+    file.write_text(SECRET + "\n", encoding="utf-8")
+    assert secret(settings, "kafka_sasl_password") == SECRET
+    assert secrets_of(settings) == [SECRET]
+    assert SECRET not in environment(settings).values()
+    for content in (b"", b"\n", b"two\nlines", b"\xff\xfe", b"x" * 5000):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match=r"ONETAPE_KAFKA_SASL_PASSWORD_FILE cannot be used.*Action: "):
+            secret(settings, "kafka_sasl_password")
+    file.unlink()
+    with pytest.raises(UsageError, match="No such file"):
+        secret(settings, "kafka_sasl_password")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "named"),
+    [
+        ({"kafka_sasl_username": "worker"}, "KAFKA_SASL_USERNAME"),
+        ({"kafka_sasl_password": SECRET}, "KAFKA_SASL_PASSWORD"),
+        ({"kafka_security_protocol": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
+        (LOGIN, "KAFKA_SASL_PASSWORD"),
+        ({**LOGIN, "kafka_sasl_password": SECRET, "kafka_sasl_password_file": "f"}, "KAFKA_SASL_PASSWORD_FILE"),
+        ({"kafka_security_protocol": "TLS"}, "KAFKA_SECURITY_PROTOCOL"),
+        ({**LOGIN, "kafka_sasl_password": SECRET, "kafka_sasl_mechanism": "GSSAPI"}, "KAFKA_SASL_MECHANISM"),
+        ({"kafka_ssl_ca": "ca.pem"}, "KAFKA_SSL_CA"),
+        ({"kafka_security_protocol": "SSL", "kafka_ssl_cert": "cert.pem"}, "KAFKA_SSL_CERT"),
+        ({"kafka_security_protocol": "SSL", "kafka_ssl_key": "key.pem"}, "KAFKA_SSL_KEY"),
+        ({"brokers": f"worker:{SECRET}@kafka:9092"}, "BROKERS"),
+        ({"redis_url": f"redis://:{ESCAPED}@redis", "redis_password": SECRET}, "REDIS_PASSWORD"),
+        ({"redis_url": "redis://redis", "redis_ssl_ca": "ca.pem"}, "REDIS_SSL_CA"),
+        ({"redis_url": f"redis://redis?password={ESCAPED}"}, "REDIS_URL"),
+        ({"redis_url": "rediss://redis?ssl_cert_reqs=none"}, "REDIS_URL"),
+        ({"redis_url": "redis://:hunter2/x@redis"}, "REDIS_URL"),
+        ({"redis_url": "redis://me:12/hunter2@redis"}, "REDIS_URL"),
+        ({"redis_url": "redis://:hunter2#x@redis"}, "REDIS_URL"),
+        ({"redis_url": "redis://me:12?hunter2@redis"}, "REDIS_URL"),
+        ({"redis_url": ":hunter2@redis"}, "REDIS_URL"),
+        ({"redis_url": "http://:hunter2@redis"}, "REDIS_URL"),
+        ({"registry": f"http://me:{ESCAPED}@registry", "registry_password": SECRET}, "REGISTRY_PASSWORD"),
+        ({"registry": "http://registry", "registry_username": "me"}, "REGISTRY_PASSWORD"),
+        ({"registry": "http://registry", "registry_password": SECRET}, "REGISTRY_USERNAME"),
+        ({"registry": "http://registry", "registry_ssl_ca": "ca.pem"}, "REGISTRY_SSL_CA"),
+        ({"registry": "ftp://me:hunter2@registry"}, "REGISTRY"),
+        ({"registry_password": [SECRET]}, "REGISTRY_PASSWORD"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_named_and_not_shown(chosen: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=rf"{PREFIX}{named} .*Action: ") as refused:
+        load_settings(**chosen)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_servers_of_our_own_demand_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**LOGIN, "kafka_sasl_password": SECRET, "redis_password": SECRET}.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+    plain = load_settings(**unsecured("kafka", "redis", "registry"), redis_url="redis://127.0.0.1:1/0")
+    assert not secrets_of(plain)
+    assert plain.kafka_security_protocol == "PLAINTEXT"
+    every = {name for name in Settings.model_fields if "ssl" in name or "sasl" in name or "password" in name}
+    assert every < unsecured("kafka", "redis", "registry").keys()
+
+
+def test_logs_hide_secrets_in_every_form() -> None:
+    words = f"{SECRET} {SECRET!r} {SECRET!a} {SECRET.encode()!r} {ESCAPED} rest"
+    try:
+        raise ValueError(SECRET)
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "%s", "args": (words,), "exc_info": (ValueError, error, None)})
+    line = Lines([SECRET]).format(record)
+    assert "hunter2" not in line
+    assert "rest" in line
+
+
+def test_a_command_line_that_is_repeated_shows_no_password() -> None:
+    assert masked("demo --redis redis://:a@b/c@host:1/0 x@y") == "demo --redis redis://***@host:1/0 x@y"
+    done = onetape("demo", "--redis", f"redis://:{SECRET}@127.0.0.1:1/0", "--nosuch")
+    assert done.returncode == 2
+    done_too = onetape("demo", "--redis", "redis://:hunter2/x@127.0.0.1:1/0", "--brokers", "127.0.0.1:1")
+    assert done_too.returncode == 2
+    assert "hunter2" not in done.stdout + done.stderr + done_too.stdout + done_too.stderr
+
+
+def test_a_missing_secret_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+    done = onetape("worker")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("onetape: ONETAPE_KAFKA_SASL_PASSWORD does not go with")
+    assert done.stderr.count("\n") == 1
