@@ -15,7 +15,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test parity lint format docs kafka lock clean
+.PHONY: help setup demo test parity faults lint format docs kafka lock clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -61,6 +61,9 @@ test: setup lint ## Check style and types, then run all tests
 
 parity: setup ## Live = replayed for every recording, broker and batch size (25 minutes; needs ../shared/data)
 	@$(PY) -m pytest -m "matrix or not matrix" tests/test_demo.py
+
+faults: setup ## Kill real workers N times and do them other harm, from SEED on; prints the ledgers (N=30 SEED=1)
+	@$(PY) tests/fault_run.py --kills $(or $(N),30) --seed $(or $(SEED),1)
 
 lint: setup ## Check style and types only
 	@echo "Checking style and types ..."

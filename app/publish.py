@@ -54,7 +54,7 @@ class Publisher:
         if error is not None:
             self._failed = error
 
-    def publish(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Hand over one record; waits while the buffer is full."""
         while self._failed is None:
             try:

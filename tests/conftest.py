@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -30,13 +31,26 @@ def kafka() -> Iterator[str]:
     if given:
         yield given
         return
+    with _started() as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[KafkaBroker]:
+    """A real Apache Kafka of the module's own, to be stopped and crashed."""
+    with _started() as broker:
+        yield broker
+
+
+@contextmanager
+def _started() -> Iterator[KafkaBroker]:
     broker = KafkaBroker()
     try:
         broker.__enter__()
     except KafkaMissing as missing:
         _missing(str(missing))
     try:
-        yield broker.bootstrap
+        yield broker
     finally:
         broker.__exit__(None, None, None)
 

@@ -23,7 +23,7 @@ from agents.features import features_agent
 from app.config import Settings, environment
 from app.publish import Progress, Publisher
 from app.topics import ROLES, groups, wire_topic
-from schemas.codec import TapeCodec
+from schemas.codec import DeadLetter, TapeCodec
 from schemas.columns import Columns, to_events
 from schemas.feature_sets import load_all
 from schemas.registry import open_registry
@@ -44,7 +44,7 @@ except OnetapeError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 """
-Raw = list[tuple[bytes, bytes]]
+Raw = list[tuple[bytes | None, bytes | None]]
 
 
 class Worker:
@@ -140,15 +140,17 @@ def wait_shared(settings: Settings, workers: int) -> None:
 
 
 def read_topic(settings: Settings, topic: str, partition: int) -> list[Any]:
-    """Every message of a partition."""
-    place = TopicPartition(wire_topic(settings, topic), partition, 0)
+    """Every message of a partition that is still there."""
+    place = TopicPartition(wire_topic(settings, topic), partition)
     consumer = Consumer({"bootstrap.servers": settings.brokers, "group.id": "reader", "enable.auto.commit": False})
     try:
-        end = consumer.get_watermark_offsets(place, timeout=10)[1]
+        first, end = consumer.get_watermark_offsets(place, timeout=10)
+        place.offset = first
         consumer.assign([place])
         found: list[Any] = []
-        while len(found) < end:
-            found.extend(consumer.consume(end - len(found), timeout=5))
+        while first < end:
+            found.extend(consumer.consume(min(end - first, 100_000), timeout=5))
+            first = found[-1].offset() + 1 if found else first
         return found
     finally:
         consumer.close()
@@ -156,10 +158,11 @@ def read_topic(settings: Settings, topic: str, partition: int) -> list[Any]:
 
 @dataclass
 class Outcome:
-    """Vectors by identity (feature set, instrument, T), states by instrument and partition."""
+    """Vectors by identity (feature set, instrument, T), states by instrument and partition, letters by tape place."""
 
     vectors: dict[tuple[str, str, int], bytes] = field(default_factory=dict)
     states: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    letters: dict[tuple[int, int], DeadLetter] = field(default_factory=dict)
     repeats: int = 0
     conflicts: int = 0
 
@@ -177,7 +180,7 @@ def outcome(settings: Settings) -> Outcome:
                 found.conflicts += known != value
                 found.repeats += 1
     for partition in range(settings.partitions):
-        found.states |= {(partition, key): blob for key, blob in states_on_disk(settings, partition).items()}
+        found.states |= states_of(settings, partition)
     found.repeats -= len(found.vectors)
     return found
 
@@ -194,6 +197,11 @@ def states_on_disk(settings: Settings, partition: int) -> dict[str, bytes]:
     finally:
         db.close()
     return {key.decode(): unpack(value)[1] for key, value in items.items()}
+
+
+def states_of(settings: Settings, partition: int) -> dict[tuple[int, str], bytes]:
+    """The same by partition and instrument."""
+    return {(partition, key): blob for key, blob in states_on_disk(settings, partition).items()}
 
 
 def spoil_state(settings: Settings, partition: int) -> None:
@@ -236,7 +244,7 @@ def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
     """What must come out: the features agent over every partition in one batch, nothing else in between."""
     sets = load_all(settings.feature_sets)
     registry = open_registry(settings.registry)
-    reader, states, emitted = TapeCodec(registry), _Kept(), []
+    reader, states, emitted, letters = TapeCodec(registry), _Kept(), [], []
 
     async def emit(vectors: Vectors) -> None:
         emitted.append(vectors)
@@ -244,11 +252,12 @@ def oracle(settings: Settings, tape: list[Raw]) -> Outcome:
     async def batches() -> AsyncIterator[_Whole]:
         for partition, messages in enumerate(tape):
             keys, values = zip(*messages, strict=True)
-            columns, _ = reader.decode_batch(TAPE, partition, range(len(messages)), keys, values)
+            columns, refused = reader.decode_batch(TAPE, partition, range(len(messages)), keys, values)
+            letters.extend(refused)
             yield _Whole(columns, partition)
 
     asyncio.run(features_agent(batches(), states, emit, sets))
-    found = Outcome(states=states.blobs)
+    found = Outcome(states=states.blobs, letters={(each.partition, each.offset): each for each in letters})
     writers = {each.id: VectorCodec(registry, each) for each in sets}
     for vectors in emitted:
         set_id = vectors.feature_set.id

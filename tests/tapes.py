@@ -16,7 +16,7 @@ START = 1_721_347_200 * NS_PER_S
 INSTRUMENTS = ("BINANCE_USDM:ETHUSDT", "BINANCE_USDM:BTCUSDT", "BINANCE_SPOT:BTCUSDT")
 
 
-class _Market:
+class Market:
     """One instrument's own stream of events, sequences unbroken."""
 
     def __init__(self, key: str, chance: random.Random) -> None:
@@ -78,7 +78,7 @@ class _Market:
 def market(seed: int, events: int = 3000, seconds: int = 12, instruments: Iterable[str] = INSTRUMENTS) -> list[Event]:
     """Events of a few instruments in order of receipt, without Ticks."""
     chance = random.Random(seed)
-    markets = [_Market(key, chance) for key in instruments]
+    markets = [Market(key, chance) for key in instruments]
     stream = [event for each in markets for event in each.opening(START + 5 * NS_PER_MS)]
     times = sorted(chance.randrange(10 * NS_PER_MS, seconds * NS_PER_S) for _ in range(events))
     stream.extend(chance.choice(markets).next(START + time) for time in times)

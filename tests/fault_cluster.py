@@ -1,0 +1,246 @@
+"""One to three real workers, a real Kafka, a real Redis, a tape that grows all the time, and whatever may befall them.
+
+State: when there were `kills`; `faults` that happened; the points `reached` at which workers killed themselves; what
+    workers said that `ended` for another reason.
+Errors: AssertionError where a worker does not do what it must: stop, end, go on.
+Units: wall-clock seconds.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Final, Self
+from uuid import uuid4
+
+import dying_worker
+from fault_tape import FaultTape
+from kafka_broker import KafkaBroker
+from live_worker import Raw
+from redis_server import RedisServer
+
+from app.config import Settings, environment, load_settings
+from app.publish import Progress, Publisher
+from app.topics import ensure_topics, groups, wire_topic
+from schemas.codec import TapeCodec
+from schemas.feature_sets import DEFAULT
+from schemas.registry import open_registry
+from schemas.topics import TAPE
+
+PARTITIONS: Final = 4
+GO_ON_S: Final = 90.0
+"""How long everything may stand still before it counts as stuck."""
+STOP_MAX_S: Final = 10.0
+ROLES: Final = ("features", "latest")
+FAST: Final = """
+name: fast
+version: 1
+cadence_ms: 100
+windows: [500ms, 7s]
+depths: [1, 10]
+features:
+  - mid_price: {missing: skip_row}
+  - vwap_{window}: {missing: forward_fill(2s)}
+  - volume_{window}: {outliers: "clip(2, 20)"}
+  - bid_depth_{depth}
+  - zscore(volume_500ms, 30)
+"""
+"""A set with ten vectors a second of each instrument, some of whose features remember."""
+
+
+class Process:
+    """A worker's process, on its own data folder."""
+
+    def __init__(self, settings: Settings, roles: Sequence[str], point: str | None, count: int) -> None:
+        """With `point` it kills itself there, at the `count`-th time."""
+        self.settings, self.point = settings, point
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.log = settings.data_dir.parent / f"{settings.data_dir.name}.log"
+        self._begin = self.log.stat().st_size if self.log.exists() else 0
+        command = [sys.executable, dying_worker.__file__, point or "none", str(count), *roles]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment(settings), stdout=log, stderr=log)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def words(self) -> str:
+        """What it has said since its start."""
+        return self.log.read_bytes()[self._begin :].decode(errors="replace")
+
+    def rss_mb(self) -> float:
+        """What it has in memory; 0 when it has ended."""
+        try:
+            told = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return 0.0
+        return next((int(line.split()[1]) / 1024 for line in told.splitlines() if line.startswith("VmRSS")), 0.0)
+
+
+class Cluster:
+    """What faults happen to."""
+
+    def __init__(self, broker: KafkaBroker, server: RedisServer, folder: Path, seed: int, speed: float = 3.0) -> None:
+        """`speed` is how many market seconds are published a second."""
+        self.chance, self.folder, self._speed = random.Random(seed), folder, speed
+        self.broker, self.redis = broker, server
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fast.yaml").write_text(FAST)
+        self.settings = load_settings(
+            brokers=broker.bootstrap, redis_url=server.url, redis_ttl_s=86_400, topic_prefix=f"f{uuid4().hex[:8]}.",
+            partitions=PARTITIONS, registry=str(folder / "schemas.json"), feature_sets=f"{DEFAULT},{folder}/fast.yaml",
+            session_timeout_s=2.0, epoch_s=0.3, batch_size=128, archive_flush_s=0.5,
+            data_dir=folder / "worker-0", archive_dir=folder / "archive",
+        )  # fmt: skip
+        server.flush()
+        ensure_topics(self.settings)
+        self.tape = FaultTape(TapeCodec(open_registry(self.settings.registry)), PARTITIONS, seed)
+        self.workers: list[Process] = []
+        self.kills: list[float] = []
+        self.faults: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.points = cycle(self.chance.sample(sorted(dying_worker.POINTS), len(dying_worker.POINTS)))
+        self.reached: Counter[str] = Counter()
+        self.rss_mb = 0.0
+        self._calm = threading.Event()
+        self._failed: list[BaseException] = []
+        self._publishing = threading.Thread(target=self._publish, name="tape")
+
+    def __enter__(self) -> Self:
+        tape, group = wire_topic(self.settings, TAPE), groups(self.settings)["features"]
+        self._progress = Progress(self.settings.brokers, tape, [group], PARTITIONS)
+        self._publishing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._calm.set()
+        self._publishing.join()
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.wait()
+        self._progress.__exit__(None, None, None)
+
+    def _publish(self) -> None:
+        """The tape grows until it is told to be calm, however the others fare."""
+        try:
+            publisher, begun, laid = Publisher(self.settings), time.monotonic(), 0
+            while not self._calm.wait(max(0.0, begun + laid / self._speed - time.monotonic())):
+                for partition, messages in enumerate(self.tape.second()):
+                    for key, value in messages:
+                        publisher.publish(TAPE, partition, key, value)
+                publisher.flush()
+                laid += 1
+        except BaseException as error:
+            self._failed.append(error)
+
+    def ends(self) -> list[int]:
+        """Records laid in each partition so far."""
+        return [len(messages) for messages in self.tape.laid]
+
+    def calm(self) -> list[Raw]:
+        """No more is published; returns the tape."""
+        self._calm.set()
+        self._publishing.join()
+        assert not self._failed, self._failed
+        return self.tape.laid
+
+    def start(self, number: int | None = None, point: str | None = None, count: int = 1) -> Process:
+        """Start one more worker, or one that has ended again; the first one keeps the archive."""
+        home = len(self.workers) if number is None else number
+        settings = self.settings.model_copy(update={"data_dir": self.folder / f"worker-{home}"})
+        worker = Process(settings, (*ROLES, "archive") if home == 0 else ROLES, point, count)
+        if number is None:
+            self.workers.append(worker)
+        else:
+            self.workers[number] = worker
+        return worker
+
+    def kill(self, number: int) -> None:
+        """SIGKILL; nothing is started again."""
+        self.workers[number].point = None
+        self.workers[number].process.kill()
+        self.died(number)
+
+    def died(self, number: int) -> None:
+        """Wait for the end of a worker that has been killed, or kills itself at its point."""
+        worker = self.workers[number]
+        code = worker.process.wait(GO_ON_S)
+        self.kills.append(time.time())
+        assert code == -signal.SIGKILL, f"worker {number} ended with {code}, not killed:\n{worker.words()}"
+        if worker.point:
+            self.reached[worker.point] += 1
+
+    def stop(self, number: int) -> None:
+        """SIGTERM: a clean stop."""
+        worker, begun = self.workers[number], time.monotonic()
+        worker.send(signal.SIGTERM)
+        code = worker.process.wait(GO_ON_S)
+        took = time.monotonic() - begun
+        assert code == 0, f"worker {number} was stopped and ended with {code}:\n{worker.words()}"
+        assert took < STOP_MAX_S, f"worker {number} took {took:.1f} s to stop:\n{worker.words()}"
+
+    def wait_owning(self, number: int) -> None:
+        """Until a worker has partitions: the database of one is open."""
+
+        def is_owning() -> bool:
+            opened = Path(f"/proc/{self.workers[number].process.pid}/fd")
+            try:
+                return any("/tables/state-" in str(each.readlink()) for each in opened.iterdir())
+            except OSError:  # it has ended, or closed what was just listed
+                return False
+
+        self.wait(f"worker {number} has partitions", is_owning)
+
+    def lose_folder(self, number: int) -> None:
+        """The states of a worker that has ended are gone from its disk."""
+        shutil.rmtree(self.folder / f"worker-{number}" / "features", ignore_errors=True)
+
+    def tend(self) -> None:
+        """Start what has ended by itself, and note its last word."""
+        assert not self._failed, self._failed
+        for number, worker in enumerate(self.workers):
+            self.rss_mb = max(self.rss_mb, worker.rss_mb())
+            code = worker.process.poll()
+            if code is None:
+                continue
+            if code == -signal.SIGKILL and worker.point:
+                self.died(number)
+            else:
+                self.ended[f"{code}: {worker.words().strip().rpartition(chr(10))[2][:160]}"] += 1
+            self.start(number)
+
+    def wait(self, what: str, until: Callable[[], bool]) -> None:
+        """Tend the workers until something has happened."""
+        deadline = time.monotonic() + GO_ON_S
+        while not until():
+            self.tend()
+            assert time.monotonic() < deadline, f"{what}: not within {GO_ON_S:.0f} s\n{self.words()}"
+            time.sleep(0.05)
+
+    def go_on(self) -> None:
+        """Until all that is on the tape now is committed in every partition."""
+        ends = self.ends()
+
+        def is_done() -> bool:
+            return all(done >= end for done, end in zip(self._progress.committed(), ends, strict=True))
+
+        self.wait(f"the tape committed up to {ends}", is_done)
+
+    def wait_for_group(self, group: str, topic: str, ends: Sequence[int]) -> None:
+        """Until a group has committed up to these ends of a topic."""
+        with Progress(self.settings.brokers, topic, [group], len(ends)) as progress:
+            due = list(ends)
+            self.wait(f"{topic} committed by {group} up to {due}", lambda: progress.committed() == due)
+
+    def words(self) -> str:
+        """The end of what each worker has said."""
+        return "\n".join(f"worker {i}: {worker.words()[-2000:]}" for i, worker in enumerate(self.workers))
