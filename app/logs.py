@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from faust.exceptions import ConsistencyError, ProducerSendError
 
 from app.masking import hidden
+from app.report import visible
 from schemas.errors import OnetapeError
 
 QUIET: Final = {
@@ -24,7 +25,10 @@ WIRE: Final = "aiokafka.conn"
 
 
 class Lines(logging.Formatter):
-    """One record as text, tracebacks included, with the secrets hidden."""
+    """One record as text, tracebacks included, with the secrets hidden.
+
+    A message is one line, whatever a record, a file or a peer has put into it.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -33,6 +37,14 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         return hidden(super().format(record), self._secrets)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """See `logging.Formatter`; a traceback keeps its lines."""
+        return "\n".join(map(visible, super().formatException(ei).split("\n")))
 
 
 def start_log(level: str, secrets: Sequence[str]) -> None:

@@ -114,6 +114,15 @@ ready_suppressed_total: Final = Counter(
     ["feature_set"], registry=REGISTRY,
 )  # fmt: skip
 
+ready_overtaken_total: Final = Counter(
+    "ready_overtaken_total",
+    "Vectors never served: newer ones took their place while Redis took nothing.",
+    ["feature_set"], registry=REGISTRY,
+)  # fmt: skip
+redis_up: Final = Gauge(
+    "redis_up", "1 if Redis took the latest vectors when it was last offered some.", ["feature_set"], registry=REGISTRY
+)
+
 clock_lag: Final = Histogram(
     "clock_lag_seconds", "From T until Tick T is acknowledged in every partition, by the leader.", SECONDS, [], REGISTRY
 )

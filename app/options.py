@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.report import facts
+from app.report import facts, visible
 from schemas.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
@@ -67,7 +67,7 @@ def show_checked(console: Any, title: str, payload: dict[str, Any], *details: st
     console.print(facts({key: value for key, value in payload.items() if not isinstance(value, list | dict)}, title))
     for name in details:
         for line in payload[name]:
-            console.print(f"  {name}: {line}", markup=False)
+            console.print(f"  {name}: {visible(str(line))}", markup=False)
 
 
 def to_ns(text: str | None, option: str) -> int | None:

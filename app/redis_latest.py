@@ -8,8 +8,8 @@ Input: batches of one partition, one vector per instrument.
 Output: values in Redis; one round trip per CHUNK vectors.
 State: the time of each value in Redis, as long as nobody else has written the partition's `latest-writer:` key.
 Units: T in ns; lifetime in s.
-Errors: UsageError for a URL that is none, DependencyDown at the start when Redis does not answer. Later a Redis that is
-    down, full or slow is waited for: the topic keeps what is not served yet.
+Errors: UsageError for a URL that is none, AccessRefused for a Redis that refuses us at the start. One that is down,
+    full or slow is waited for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import isnan
 from typing import Any, Final
@@ -26,6 +26,7 @@ import orjson
 import redis
 import redis.asyncio
 
+from app import metrics
 from app.config import Settings
 from app.connection import open_redis, redis_refusal
 from app.redis_frames import COMPARED_AT_ONCE, REPLACING_REPLIES, Chunk, Frames
@@ -42,8 +43,12 @@ CHUNK: Final = 1000
 """Vectors of one transaction: Redis serves others between two."""
 
 
+class RedisSilent(DependencyDown):
+    """Redis does not answer: it may later."""
+
+
 def check_redis(settings: Settings) -> None:
-    """Errors: UsageError, AccessRefused, DependencyDown."""
+    """Errors: UsageError, AccessRefused, RedisSilent."""
     url = settings.redis_url
     try:
         with open_redis(settings, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
@@ -56,7 +61,7 @@ def check_redis(settings: Settings) -> None:
     except (redis.RedisError, OSError) as error:
         if refusal := redis_refusal(settings, error):
             raise refusal from error
-        raise DependencyDown(
+        raise RedisSilent(
             "Redis does not answer", expected=f"a Redis at {url}", was=str(error),
             action="start it, set ONETAPE_REDIS_URL, or run the worker without the role latest",
         ) from error  # fmt: skip
@@ -83,7 +88,8 @@ class RedisLatest:
         """The sink of one partition, for as long as it is assigned; what is watched belongs to its connection."""
         token = secrets.token_hex(8).encode()
         frames = Frames(self.feature_set.id, partition, token, self.ttl_s)
-        sink = PartitionLatest(self._connections.make_connection(), frames, token, self.has_hash, chunk)
+        is_up = metrics.redis_up.labels(self.feature_set.id).set
+        sink = PartitionLatest(self._connections.make_connection(), frames, token, self.has_hash, chunk, is_up)
         try:
             yield sink
         finally:
@@ -93,10 +99,12 @@ class RedisLatest:
 class PartitionLatest:
     """`agents.ports.LatestSink` for one partition of a features topic."""
 
-    def __init__(self, connection: Any, frames: Frames, token: bytes, has_hash: bool, chunk: int) -> None:
-        """`connection` is redis-py's, nobody else's."""
+    def __init__(
+        self, connection: Any, frames: Frames, token: bytes, has_hash: bool, chunk: int, is_up: Callable[[float], None]
+    ) -> None:
+        """`connection` is redis-py's, nobody else's. `is_up` is told after each attempt whether Redis took it."""
         self._connection, self._frames, self._token = connection, frames, token
-        self._has_hash, self._chunk = has_hash, chunk
+        self._has_hash, self._chunk, self._is_up = has_hash, chunk, is_up
         self.is_down = False
         """Whether Redis took nothing when it was last tried."""
         self._is_alone = False
@@ -119,10 +127,12 @@ class PartitionLatest:
             if not self.is_down:
                 logger.warning("Redis does not take the latest vectors, trying on: %s", error)
             self.is_down = True
+            self._is_up(0)
             return False
         if self.is_down:
             logger.warning("Redis takes the latest vectors again")
         self.is_down = False
+        self._is_up(1)
         return True
 
     async def close(self) -> None:

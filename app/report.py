@@ -49,13 +49,13 @@ class Report:
             TextColumn("  {task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeRemainingColumn(),
             console=self._err, transient=True, disable=not self._err.is_terminal,
         ) as bar:  # fmt: skip
-            task = bar.add_task(text, total=1.0)
+            task = bar.add_task(visible(text), total=1.0)
             yield lambda fraction: bar.update(task, completed=fraction)
-        self._err.print(Text(f"  {text} ({time.monotonic() - begun:.1f} s)"))
+        self._err.print(Text(f"  {visible(text)} ({time.monotonic() - begun:.1f} s)"))
 
     def say(self, text: str) -> None:
         """One line for people."""
-        self._err.print(Text(text))
+        self._err.print(Text(visible(text)))
 
     def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
         """The result: the payload as JSON, or what `show` prints."""
@@ -67,8 +67,7 @@ class Report:
 
     def error(self, error: OnetapeError) -> None:
         """One line on stderr, and the JSON object where one was asked for."""
-        line = str(error).translate(_VISIBLE)
-        self._err.file.write(f"onetape: {line}\n")
+        self._err.file.write(f"onetape: {visible(str(error))}\n")
         if self.as_json:
             told = {"fact": error.fact, "expected": error.expected, "was": error.was, "action": error.action}
             with suppress(OSError):  # stdout may be what failed; stderr has said it
@@ -78,8 +77,13 @@ class Report:
                 self._out.file.flush()
 
 
-_VISIBLE = {code: f"\\x{code:02x}" for code in [*range(32), 127]}
-"""Control characters of a file or symbol name, escaped so that they cannot write to a terminal."""
+_VISIBLE = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)]}
+_VISIBLE |= {code: f"\\u{code:04x}" for code in [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]}
+
+
+def visible(text: str) -> str:
+    """Control characters of a file or symbol name, escaped: they cannot begin or turn a line or write to a terminal."""
+    return text.translate(_VISIBLE)
 
 
 def shares(advance: Advance) -> Callable[[int, int], None]:
@@ -116,7 +120,7 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.10g}" if isinstance(value, float) else str(value)
+    return f"{value:,.10g}" if isinstance(value, float) else visible(str(value))
 
 
 def utc(ns: int) -> str:

@@ -5,7 +5,7 @@ worker die before the features topic has a vector, the next one makes the same b
 
 Input: vectors of one partition and one feature set, and their bytes as on the topic.
 Output: the newest of each instrument in Redis; then features.ready.v1 of every vector offered, but for those that newer
-    ones overtook while Redis took nothing.
+    ones overtook while Redis took nothing, which are counted.
 State: what waits. While Redis takes nothing that is no more than a few batches and one vector per instrument.
 Errors: `failed` gets what is not just Redis's silence; UsageError for hashes of a feature set that is not computed.
 """
@@ -145,7 +145,7 @@ class Serving:
         """Serve them as soon as possible."""
         self._waiting.append(Offer(vectors, values, received))
         if len(self._waiting) > WAITING:
-            self._waiting = [_newest(_joined(self._waiting))]
+            self._waiting = [_overtaken(_joined(self._waiting))]
         if not (self._is_behind or self._task.done()):
             self._readable.clear()
             self._settled.clear()
@@ -197,7 +197,7 @@ class Serving:
                 offer, self._waiting = _joined(self._waiting), []
                 vectors, values, received = _newest(offer)
                 if not await self._sink.attempt(vectors, values):
-                    self._waiting.insert(0, Offer(vectors, values, received))
+                    self._waiting.insert(0, _overtaken(offer))
                     self._fall_behind()
                     await asyncio.sleep(RETRY_S)
                     continue
@@ -221,6 +221,13 @@ def _joined(offers: Sequence[Offer]) -> Offer:
         [value for offer in offers for value in offer.values],
         np.concatenate([offer.received for offer in offers])[-RECEIPTS_SERVED_MAX:],
     )
+
+
+def _overtaken(offer: Offer) -> Offer:
+    """The newest vector of each instrument; the others will never be served, and are counted."""
+    kept = _newest(offer)
+    metrics.ready_overtaken_total.labels(offer.vectors.feature_set.id).inc(len(offer.vectors) - len(kept.vectors))
+    return kept
 
 
 def _newest(offer: Offer) -> Offer:

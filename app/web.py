@@ -9,15 +9,18 @@ Errors: OSError from the start of the first role's app when the address cannot b
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import cast
+from typing import Any, Final, cast
 
+from aiohttp.web import Application, AppRunner, Request, Response, Server, TCPSite
+from aiohttp.web_protocol import RequestHandler
 from faust import web
 from faust.exceptions import SameNode
 from faust.web.drivers.aiohttp import Web
-from prometheus_client import generate_latest, start_http_server
+from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from yarl import URL
 
@@ -28,20 +31,57 @@ from app.roles.role import READY, Role
 from schemas.errors import UsageError
 from tables.store import unpack
 
+CONNECTIONS_MAX: Final = 256
+"""Open at once. Each takes a file descriptor, of which RocksDB and the brokers' connections need some."""
+LEAVE_S: Final = 1.0
+"""How long a stop waits for a response under way; whoever reads it may never come to its end."""
 
-def serve_web(settings: Settings, roles: Sequence[Role], stack: AsyncExitStack) -> None:
+
+class FewConnections(Server):
+    """A server with at most CONNECTIONS_MAX connections: one more ends the oldest, so that who comes is answered."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: dict[RequestHandler, asyncio.Transport] = {}
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """See `aiohttp.web.Server`."""
+        super().connection_made(handler, transport)
+        self._open[handler] = transport
+        if len(self._open) > CONNECTIONS_MAX:
+            self._open.pop(next(iter(self._open))).abort()  # what it has not read yet would keep it open
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """See `aiohttp.web.Server`."""
+        self._open.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+
+class Runner(AppRunner):
+    """Runs an application on a server of few connections."""
+
+    def __init__(self, app: Application) -> None:
+        super().__init__(app, access_log=None, shutdown_timeout=LEAVE_S)
+
+    async def _make_server(self) -> Server:
+        made = await super()._make_server()
+        return FewConnections(made.request_handler, request_factory=made.request_factory, access_log=None)
+
+
+async def serve_web(settings: Settings, roles: Sequence[Role], stack: AsyncExitStack) -> None:
     """Put the server into the first role's app, which is not started yet. Without roles, serve the metrics alone.
 
     Errors: UsageError where there are no roles and the address cannot be used.
     """
     if not roles:
-        _serve_metrics(settings, stack)
+        await _serve_metrics(settings, stack)
         return
     first, *others = roles
     for role in roles:
         conf = role.app.conf
         conf.web_bind, conf.web_port, conf.canonical_url = settings.web_host, settings.web_port, _canonical(settings)
     first.app.conf.web_enabled = True
+    _driver(first)._runner = Runner(_driver(first).web_app)  # Faust's own takes as many connections as come
     _add_views(first, roles)
     for role in others:
         driver = _driver(role)
@@ -58,14 +98,21 @@ def address_refused(settings: Settings, error: OSError) -> UsageError:
     )  # fmt: skip
 
 
-def _serve_metrics(settings: Settings, stack: AsyncExitStack) -> None:
-    """For a worker without a Faust app: prometheus_client's own server, in a thread."""
+async def _serve_metrics(settings: Settings, stack: AsyncExitStack) -> None:
+    """For a worker without a Faust app."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    application = Application()
+    application.router.add_get("/metrics", metrics)
+    runner = Runner(application)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
     try:
-        server, _ = start_http_server(settings.web_port, settings.web_host, REGISTRY)
+        await TCPSite(runner, settings.web_host, settings.web_port).start()
     except OSError as error:
         raise address_refused(settings, error) from error
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
 
 
 def _canonical(settings: Settings) -> URL:

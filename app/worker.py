@@ -4,8 +4,9 @@ and the clock where it is asked for.
 Input: the topics of `app.topics` on the broker.
 Output: vectors and dead letters on their topics; the newest vectors in Redis; the archive.
 State: `data_dir`: one RocksDB per partition; a lock file, for two workers cannot share it. The clock has none.
-Errors: DependencyDown when broker or Redis do not answer at the start; UsageError for settings that cannot be; whatever
-    an agent raises ends the worker, before anything more is acknowledged; StopFailed when the last commit failed.
+Errors: DependencyDown when the broker does not answer at the start; AccessRefused; UsageError for settings that
+    cannot be; whatever an agent raises ends the worker, before anything more is acknowledged; StopFailed when the last
+    commit failed.
 Units: seconds.
 """
 
@@ -35,7 +36,7 @@ from app.connection import secrets_of
 from app.histogram import prepare
 from app.logs import start_log
 from app.metrics import consumers
-from app.redis_latest import check_redis
+from app.redis_latest import RedisSilent, check_redis
 from app.roles.archive import archive_role
 from app.roles.clock import clock_role
 from app.roles.features import features_role
@@ -73,7 +74,7 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
         Plan(load_all(settings.feature_sets))  # what they name wrong is told before anything is made for them
         ensure_topics(settings)
         if "latest" in roles:
-            check_redis(settings)
+            _look_for_redis(settings)
         with ExitStack() as stack:
             if not set(roles) <= {CLOCK_ROLE}:
                 stack.enter_context(_owned(settings.data_dir))
@@ -113,6 +114,15 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _look_for_redis(settings: Settings) -> None:
+    """One that does not answer yet is waited for: the features topic must not stand still for it. Errors: UsageError,
+    AccessRefused."""
+    try:
+        check_redis(settings)
+    except RedisSilent as error:
+        logger.warning("%s. The worker goes on, and serves once it answers", error)
 
 
 def _named(error: BaseException, settings: Settings) -> BaseException:
@@ -186,7 +196,7 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
         for role in started:
             consumers.follow(role.name, role)
         if settings.web_port:
-            serve_web(settings, started, stack)
+            await serve_web(settings, started, stack)
         prepare()
         if CLOCK_ROLE in roles:
             clock_role(settings, stack, fail)

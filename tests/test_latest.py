@@ -95,6 +95,7 @@ def test_a_batch_gives_the_newest_of_each_instrument(rows: list[tuple[str, int]]
     assert newest_rows(vectors_of(rows)).tolist() == sorted(expected.values())
 
 
+@pytest.mark.fault("serving", "an older vector after a newer one")
 def test_an_older_vector_never_replaces_a_newer_one(server: str, client: redis.Redis, codec: VectorCodec) -> None:
     async def writing() -> None:
         async with RedisLatest(server, FEATURE_SET, 60).sink(3) as sink:
@@ -117,6 +118,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.fault("serving", "an older vector after a newer one")
 @settings(max_examples=120, deadline=None)
 @given(STEPS, st.integers(1, 4))
 def test_whoever_writes_meanwhile_the_newest_stays(

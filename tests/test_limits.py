@@ -23,6 +23,7 @@ ELSEWHERE = {
     "app/publish.py: AHEAD_BYTES_MAX": "what an import sends ahead of the worker",
     "app/synthetic_book.py: LEVELS_MIN": "a market that is generated",
     "app/topics.py: SETS_NAME_MAX": "beyond it the name of a topic is a hash",
+    "app/web.py: CONNECTIONS_MAX": "web clients; they bring no record",
     "app/venues/draft.py: INDEX_DECIMALS_MIN": "a scale is at least as fine",
     "replay/parity.py: DIFFERENCES_MAX": "differences that are shown",
     "replay/rows.py: GROUP_ROWS_MAX": "row groups that we write",

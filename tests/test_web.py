@@ -214,9 +214,9 @@ def test_the_faust_program_runs_a_worker_that_tells_of_slow_vectors(settings: Se
 def test_a_worker_without_agents_has_metrics() -> None:
     async def fetched(settings: Settings) -> bytes:
         async with AsyncExitStack() as stack:
-            serve_web(settings, [], stack)
+            await serve_web(settings, [], stack)
             with pytest.raises(UsageError, match="the web server cannot have port"):
-                serve_web(settings, [], stack)
+                await serve_web(settings, [], stack)
             return (await asyncio.to_thread(get, settings, "/metrics"))[1]
 
     assert b"process_cpu_seconds_total" in asyncio.run(fetched(load_settings(web_port=free_port())))

@@ -280,9 +280,9 @@ def test_what_is_missing_is_named_at_the_start(embedded: Place, tmp_path: Path) 
     nobody = load_settings(brokers="127.0.0.1:1", data_dir=tmp_path / "a")
     with pytest.raises(DependencyDown, match=r"broker does not answer.*127\.0\.0\.1:1.*Action: "):
         run_worker(nobody)
-    settings = embedded.settings(redis_url="redis://127.0.0.1:1/0")
-    with pytest.raises(DependencyDown, match="Redis does not answer"):
-        run_worker(settings)
+    settings = embedded.settings()
+    with pytest.raises(UsageError, match=r"ONETAPE_REDIS_URL.*Action: "):
+        run_worker(settings.model_copy(update={"redis_url": "http://localhost"}))
     with pytest.raises(UsageError, match=r"another partition count.*ONETAPE_PARTITIONS=2"):
         run_worker(settings.model_copy(update={"partitions": 3}))
     (tmp_path / "file").write_text("")
