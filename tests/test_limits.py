@@ -18,6 +18,7 @@ ELSEWHERE = {
     "app/clock_leader.py: RESUME_MAX_NS": "asks an operator, refuses no record",
     "app/clock_leader.py: UNDER_WAY_MAX": "Ticks of our own under way",
     "app/clock_leader.py: UNREAD_MAX": "attempts of our own",
+    "app/connection.py: SECRET_BYTES_MAX": "a file of the operator's own",
     "app/live_clock.py: STEP_MIN_NS": "tells of a clock that was set, refuses no record",
     "app/options.py: THREADS_MAX": "threads of our own",
     "app/publish.py: AHEAD_BYTES_MAX": "what an import sends ahead of the worker",
