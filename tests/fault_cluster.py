@@ -37,7 +37,7 @@ from schemas.registry import open_registry
 from schemas.topics import TAPE
 
 PARTITIONS: Final = 4
-GO_ON_S: Final = 90.0
+GO_ON_S: Final = 180.0
 """How long everything may stand still before it counts as stuck."""
 STOP_MAX_S: Final = 10.0
 ROLES: Final = ("features", "latest")
@@ -117,7 +117,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         tape, group = wire_topic(self.settings, TAPE), groups(self.settings)["features"]
-        self._progress = Progress(self.settings.brokers, tape, [group], PARTITIONS)
+        self._progress = Progress(self.settings, tape, [group])
         self._publishing.start()
         return self
 
@@ -237,7 +237,7 @@ class Cluster:
 
     def wait_for_group(self, group: str, topic: str, ends: Sequence[int]) -> None:
         """Until a group has committed up to these ends of a topic."""
-        with Progress(self.settings.brokers, topic, [group], len(ends)) as progress:
+        with Progress(self.settings, topic, [group]) as progress:
             due = list(ends)
             self.wait(f"{topic} committed by {group} up to {due}", lambda: progress.committed() == due)
 
