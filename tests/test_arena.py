@@ -253,6 +253,7 @@ def test_growing_keeps_rows_and_names_stay_sorted(engine: Engine) -> None:
     assert [arena.keys[slot] for slot in arena.order] == arena.names
 
 
+@pytest.mark.fault("market data", "10^6 symbols on the tape")
 def test_one_symbol_too_many_stops_the_engine_with_an_action(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the batch is emitted or acknowledged, and the symbols known before are as they were."""
     monkeypatch.setattr(tables.arena, "SYMBOLS_MAX", 3)

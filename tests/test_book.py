@@ -132,6 +132,7 @@ def test_levels_equal_a_dict(which: int) -> None:
             assert (ranks.tolist(), sizes.tolist()) == (sorted(known), [known[k] for k in sorted(known)])
 
 
+@pytest.mark.fault("market data", "more levels than a book keeps")
 def test_a_full_side_drops_its_farthest_level() -> None:
     row = np.zeros(at.ROW_SIZE, np.int64)
     for rank in range(10, 10 + LEVELS_MAX):
@@ -159,6 +160,7 @@ def test_a_snapshot_in_any_order_is_the_same_book(order: str) -> None:
     assert ours.sides == (bids, asks)
 
 
+@pytest.mark.fault("market data", "more levels than a book keeps")
 def test_a_snapshot_beyond_the_bound_keeps_the_nearest_levels() -> None:
     ours = Book()
     ours.snapshot(7, [(20_000 - i, 1) for i in range(10_000)], [(20_001, 1)])
@@ -190,6 +192,7 @@ SPOT = [
 ]
 
 
+@pytest.mark.fault("market data", "a Snapshot older or newer than the Deltas around it")
 @pytest.mark.parametrize(("deltas", "state", "sequence", "why"), [*FUTURES, *SPOT])
 def test_chain_rules(deltas: list[tuple[int, int, int | None]], state: int, sequence: int, why: str) -> None:
     ours = Book()
@@ -243,6 +246,7 @@ def test_behind_a_hole_in_the_clock_the_chain_proves_the_book(
     assert ours.tick(1203).quality[0] & Quality.BOOK_GAP == 0
 
 
+@pytest.mark.fault("market data", "a Snapshot older or newer than the Deltas around it")
 def test_an_older_snapshot_leaves_a_sound_book_alone() -> None:
     ours = Book()
     ours.snapshot(100, [(10, 1)], [(11, 1)])
@@ -269,6 +273,7 @@ RESETS = [
 ]
 
 
+@pytest.mark.fault("market data", "the venue begins a new sequence")
 @pytest.mark.parametrize(("kind", "ts_event", "ts_recv", "sequence", "why"), RESETS)
 def test_a_venue_that_begins_a_new_sequence_does_not_freeze_the_book(
     kind: str, ts_event: float, ts_recv: float, sequence: int | None, why: str

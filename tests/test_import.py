@@ -177,6 +177,7 @@ def venue_numbers(files: list[Path]) -> dict[tuple[str, str], list[tuple[str, ..
     return found
 
 
+@pytest.mark.fault("market data", "Deltas before their Snapshot, within what is held and beyond it")
 def test_held_deltas_follow_their_snapshot_with_their_own_time(tmp_path: Path) -> None:
     frames = frames_every(60_000_000, delta(6), delta(7), delta(8), snapshot(6), delta(9))
     _, tape = import_to(tmp_path, write_lines(tmp_path / "a.txt", frames))
@@ -186,6 +187,7 @@ def test_held_deltas_follow_their_snapshot_with_their_own_time(tmp_path: Path) -
                     ("DELTA", 120_000_000), ("DELTA", 240_000_000)]  # fmt: skip
 
 
+@pytest.mark.fault("market data", "Deltas before their Snapshot, within what is held and beyond it")
 def test_what_no_snapshot_completes_soon_is_not_held() -> None:
     def laid(ts_recv: int, ordinals_ahead: int) -> list[Kind]:
         lane = Lane([SnapshotPlace(T0 + HELD_MAX_NS, ordinals_ahead, 5)])
@@ -198,6 +200,7 @@ def test_what_no_snapshot_completes_soon_is_not_held() -> None:
     assert laid(T0, DELTAS_HELD_MAX + 1) == [Kind.DELTA]
 
 
+@pytest.mark.fault("market data", "the venue begins a new sequence")
 def test_deltas_of_a_new_sequence_are_held_for_its_snapshot() -> None:
     """Lower, but two seconds later for the venue: no repeats of what the book has had."""
     lane = Lane([SnapshotPlace(T0, 0, 100), SnapshotPlace(T0 + 3 * NS_PER_S, 1, 5)])

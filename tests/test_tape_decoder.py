@@ -174,6 +174,7 @@ def test_a_snapshot_in_another_order_is_left_to_fastavro(codec: TapeCodec, price
         assert decided_at_once(codec, messages) == decided_singly(codec, messages)
 
 
+@pytest.mark.fault("market data", "10^6 symbols on the tape")
 def test_a_flood_of_keys_is_forgotten_again(codec: TapeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schemas.tape_decoder.KEYS_MAX", 50)
     stream = [Event(f"V:S{i % 400}", 0, NOW, Kind.FUNDING, {"rate": i, "next_funding_ts": None}) for i in range(2000)]

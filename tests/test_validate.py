@@ -49,6 +49,7 @@ def test_illegal_bodies_are_named(kind: Kind, body: dict[str, Any], reason: str)
     assert refusal.value.reason == reason
 
 
+@pytest.mark.fault("market data", "hostile symbol names")
 @pytest.mark.parametrize("key", ["", "*", "nocolon", "V:", "V:a\nb", "V:" + "x" * 80, "v:S", "V:\x1b[0m", "V:..\\"])
 def test_hostile_names_are_refused(key: str) -> None:
     with pytest.raises(RecordRefused, match="key-malformed"):
