@@ -235,6 +235,7 @@ def features(settings: Settings, found: run.Outcome) -> dict[tuple[str, str, int
     return dict(zip(found.vectors, told, strict=True))
 
 
+@pytest.mark.fault("time", "the host's clock is set while the worker lays Ticks")
 def test_a_hosts_clock_that_is_set_moves_time_ahead_only(place: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Ahead: the Ticks up to there are laid. Back: time stands until the old one is reached again."""
     failures: list[BaseException] = []

@@ -77,6 +77,7 @@ def test_trailing_bytes_are_refused(codec: TapeCodec) -> None:
         codec.decode(b"*", codec.encode(tick) + b"\x00")
 
 
+@pytest.mark.fault("bytes", "few bytes of Avro that claim 10^8 items")
 def test_a_claimed_bomb_costs_no_memory(codec: TapeCodec) -> None:
     """A Delta whose bids claim 10^8 levels and end there."""
     delta = {"sequence_first": 1, "sequence_last": 2, "sequence_previous": None, "bids": [], "asks": []}
@@ -90,6 +91,7 @@ def test_a_claimed_bomb_costs_no_memory(codec: TapeCodec) -> None:
     assert peak < 1 << 20
 
 
+@pytest.mark.fault("bytes", "a writer whose Trade has size before price")
 def test_a_recompiled_schema_is_resolved_by_name(tmp_path: Path) -> None:
     """A writer whose Trade has size before price is read by its own schema, never by position."""
     import copy

@@ -154,6 +154,7 @@ def test_refused_records_keep_their_offsets_and_nothing_else(events: list[Event]
     assert not [key for key in engine.arena.keys if key.startswith("BAD")]
 
 
+@pytest.mark.fault("time", "only Ticks for an hour")
 def test_only_ticks_for_an_hour(columns: Columns, events: list[Event]) -> None:
     """Windows run empty, the book stands and is stale; steps of a minute give the same as every step."""
     last = max(event.ts_recv for event in events) // NS_PER_S * NS_PER_S

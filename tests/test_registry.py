@@ -148,6 +148,7 @@ def test_a_server_that_is_busy_refuses_no_schema(confluent: tuple[str, type[_Con
     assert registry.register("a-value", MARKET_EVENT) == 1
 
 
+@pytest.mark.fault("bytes", "a schema id that nobody knows")
 def test_poison_costs_few_requests_and_a_later_schema_is_found(confluent: tuple[str, type[_Confluent]]) -> None:
     url, handler = confluent
     registry = HttpRegistry(url)

@@ -120,6 +120,7 @@ def examples(codec: TapeCodec) -> list[Message]:
     return made
 
 
+@pytest.mark.fault("bytes", "random bytes, also behind a header that is right")
 @pytest.mark.parametrize("count", [30_000, pytest.param(1_000_000, marks=pytest.mark.matrix)])
 def test_damaged_bytes_are_the_same_value_or_the_same_refusal(codec: TapeCodec, count: int) -> None:
     chance, whole = Random(7), examples(codec)

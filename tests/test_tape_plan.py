@@ -304,6 +304,7 @@ def left(codec: TapeCodec, made: list[Message]) -> dict[int, int]:
     return codec._decoder.accept(0, range(len(made)), [key for key, _ in made], [value for _, value in made])[1]
 
 
+@pytest.mark.fault("bytes", "schemas evolve: every version written, read by every version")
 @pytest.mark.parametrize("case", EXPRESSIBLE)
 def test_a_plan_decodes_what_fastavro_resolves(tmp_path: Path, case: str) -> None:
     registry = FileRegistry(tmp_path / "registry.json")

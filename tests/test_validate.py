@@ -56,6 +56,7 @@ def test_hostile_names_are_refused(key: str) -> None:
         check(Event(key, NOW, NOW, Kind.TRADE, TRADE))
 
 
+@pytest.mark.fault("time", "a clock in us, ms or s instead of ns")
 @pytest.mark.parametrize("ts", [-1, 1, NOW // 1000, NOW // 10**6, limits.TS_MAX_NS, 1 << 64])
 def test_times_in_a_wrong_unit_are_refused(ts: int) -> None:
     with pytest.raises(RecordRefused, match="implausible-time"):
