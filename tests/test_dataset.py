@@ -39,6 +39,7 @@ def archive(tmp_path: Path) -> ArchiveReader:
     return ArchiveReader(archive_of(tmp_path / "archive", [part.slice(0, len(part) - 50) for part in TAPE]))
 
 
+@pytest.mark.fault("replay", "the same dataset twice, in other processes, threads and hash seeds")
 def test_built_twice_it_is_the_same(archive: ArchiveReader, tmp_path: Path) -> None:
     datasets = tmp_path / "datasets"
     manifest = build(archive, datasets, RECIPE, CUTS)

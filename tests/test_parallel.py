@@ -46,6 +46,7 @@ def same(left: Vectors, right: Vectors) -> bool:
     return len(left) == len(right) and left.keys == right.keys and bool(left.same_bits(right).all())
 
 
+@pytest.mark.fault("replay", "one, two, three or more threads; one or two partitions")
 @pytest.mark.parametrize("threads", [2, 3, 4, 9])
 @pytest.mark.parametrize("batch_size", [1, 64, None])
 def test_threads_do_not_matter(archive: ArchiveReader, threads: int, batch_size: int | None) -> None:

@@ -34,6 +34,7 @@ def same(left: Vectors, right: Vectors) -> bool:
     return len(left) == len(right) and bool(left.same_bits(right).all())
 
 
+@pytest.mark.fault("replay", "batches of 1, 7, 64 and 10^4 records")
 def test_batches_do_not_matter(archive: ArchiveReader) -> None:
     whole = replay(archive, SET)
     assert len(whole.vectors) > 15
@@ -44,11 +45,13 @@ def test_batches_do_not_matter(archive: ArchiveReader) -> None:
         assert (other.content_hash, other.events) == (whole.content_hash, whole.events)
 
 
+@pytest.mark.fault("replay", "one, two, three or more threads; one or two partitions")
 def test_partitions_and_segments_do_not_matter(archive: ArchiveReader, tmp_path: Path) -> None:
     one = ArchiveReader(archive_of(tmp_path / "one", tape(EVENTS, 1), 1, 10**6))
     assert replay(one, SET).content_hash == replay(archive, SET).content_hash
 
 
+@pytest.mark.fault("replay", "hash seeds 0 and 1")
 def test_a_hash_seed_does_not_matter(archive: ArchiveReader) -> None:
     code = (
         "import sys; from pathlib import Path; from replay.driver import replay;"

@@ -90,6 +90,7 @@ def expected(archive: ArchiveReader, sets: list[str]) -> list[str]:
     return [each.content_hash for each in whole]
 
 
+@pytest.mark.fault("replay", "batches of 1, 7, 64 and 10^4 records")
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000, None])
 def test_batches_and_threads(
@@ -99,6 +100,7 @@ def test_batches_and_threads(
     assert [each.content_hash for each in got] == expected
 
 
+@pytest.mark.fault("replay", "states saved and loaded at random offsets")
 @pytest.mark.parametrize("seed", range(4))
 def test_restore_points(archive: ArchiveReader, sets: list[str], expected: list[str], seed: int) -> None:
     """Every state saved and loaded at random offsets."""
@@ -134,6 +136,7 @@ def hashes(archive: ArchiveReader, sets: list[str], environment: dict[str, str])
     return found
 
 
+@pytest.mark.fault("replay", "hash seeds 0 and 1")
 @pytest.mark.parametrize("seed", ["0", "1", "random"])
 def test_hash_seeds(archive: ArchiveReader, sets: list[str], expected: list[str], seed: str) -> None:
     assert hashes(archive, sets, {"PYTHONHASHSEED": seed}) == expected
@@ -148,6 +151,7 @@ def numpy_features() -> list[str]:
     return [name for name in numpy_core.__cpu_dispatch__ if numpy_core.__cpu_features__.get(name)]
 
 
+@pytest.mark.fault("replay", "features of the processor switched off")
 def test_numpy_and_arrow_without_features_of_the_processor(
     archive: ArchiveReader, sets: list[str], expected: list[str]
 ) -> None:  # fmt: skip
@@ -158,6 +162,7 @@ def test_numpy_and_arrow_without_features_of_the_processor(
     assert hashes(archive, sets, environment) == expected
 
 
+@pytest.mark.fault("replay", "features of the processor switched off")
 def test_a_kernel_for_any_processor(
     archive: ArchiveReader, sets: list[str], expected: list[str], tmp_path: Path
 ) -> None:  # fmt: skip
