@@ -15,7 +15,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test parity faults lint format docs kafka lock clean
+.PHONY: help setup demo test parity faults fuzz lint format docs kafka lock clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -64,6 +64,9 @@ parity: setup ## Live = replayed for every recording, broker and batch size (25 
 
 faults: setup ## Kill real workers N times and do them other harm, from SEED on; prints the ledgers (N=30 SEED=1)
 	@$(PY) tests/fault_run.py --kills $(or $(N),30) --seed $(or $(SEED),1)
+
+fuzz: setup ## Change the bytes of others until something breaks: decoder, venues, archive, states (SECONDS=600)
+	@$(PY) tests/fuzz.py --seconds $(or $(SECONDS),600)
 
 lint: setup ## Check style and types only
 	@echo "Checking style and types ..."
