@@ -161,6 +161,16 @@ def test_latencies_have_their_shape(kafka: str, monkeypatch: pytest.MonkeyPatch)
     assert not payload["missed"]
 
 
+@pytest.mark.kafka
+def test_a_killed_worker_is_timed_and_compared(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONETAPE_BROKERS", kafka)
+    monkeypatch.setenv("ONETAPE_SESSION_TIMEOUT_S", "1.5")
+    sizes = Sizes(killed=Load(symbols=8, rate=80, seconds=6), rounds=1)
+    payload = live.bench_live(Report(True), only="recovery,rebuild", sizes=sizes)
+    assert [figure["name"] for figure in payload["figures"]] == ["recovery", "rebuild"]
+    assert all(figure["must"] is None and figure["value"] > 0 for figure in payload["figures"])
+
+
 def test_a_set_of_ones_own_has_no_rivals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="rivals"):
         live.bench_live(Report(True), only="faust", feature_set=tmp_path / "own.yaml")

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from app.bench import hardship, latency, suite, throughput
+from app.bench import hardship, latency, recovery, suite, throughput
 from app.bench.measure import Figure
 from app.bench.place import Place
 from app.bench.suite import Verdict, chosen
@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, Measure]] = {
     **dict.fromkeys(("readable", "burst"), ("Many symbols, live", latency.of_many)),
     "cadence": ("Few symbols at the cadence of the base Tick", latency.of_few),
     "poison": ("Bad input under load", hardship.poisoned),
+    **dict.fromkeys(recovery.TARGETS, ("Killed in full work", recovery.recovered)),
 }
 """Figures by name; those of one function are measured together, in turns."""
 _PACKAGES = ("onetape", "faust-streaming", "aiokafka", "confluent-kafka", "quixstreams", "numba", "numpy")

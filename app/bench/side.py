@@ -62,6 +62,11 @@ class Side:
             self._process.kill()
             self._process.communicate()
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
     def alive(self) -> None:
         """Errors: DependencyDown when it has ended."""
         code = self._process.poll()

@@ -38,6 +38,7 @@ LOOK_S: Final = 0.2
 TAPE_LOAD: Final = Load(symbols=100, rate=10_000, seconds=120)
 MANY: Final = Load(symbols=5_000, rate=10_000, seconds=30)
 FEW: Final = Load(symbols=100, rate=2_000, seconds=20)
+KILLED: Final = Load(symbols=5_000, rate=10_000, seconds=65)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,15 @@ class Sizes:
     tape: Load = TAPE_LOAD
     many: Load = MANY
     few: Load = FEW
+    killed: Load = KILLED
     rounds: int = 3
     rival_s: float = 15.0
 
     def loaded(self, **chosen: Any) -> Sizes:
         """With what was chosen of a load: symbols, rate, seconds."""
         told = {name: value for name, value in chosen.items() if value is not None}
-        tape, many, few = (replace(load, **told) for load in (self.tape, self.many, self.few))
-        return replace(self, tape=tape, many=many, few=few)
+        tape, many, few, killed = (replace(load, **told) for load in (self.tape, self.many, self.few, self.killed))
+        return replace(self, tape=tape, many=many, few=few, killed=killed)
 
 
 @dataclass(frozen=True, slots=True)
