@@ -34,8 +34,8 @@ STATE_TABLE: Final = "state"
 STREAM_BATCHES: Final = 4
 """Batches that wait between the consumer and the lanes, over all partitions."""
 
-STANDBY_STATES: Final = 64
-"""States a standby takes from the changelog before it writes them down."""
+RECOVERED: Final = 2
+"""Fetches of the changelog that are written down together. With 1 Faust would go on reading what it writes itself."""
 
 Bury = Callable[[int, Sequence[DeadLetter]], Awaitable[None]]
 
@@ -73,7 +73,8 @@ def state_table(app: faust.App, partitions: int) -> TableT[bytes, bytes]:
     """
     return app.Table(
         STATE_TABLE, help="what is remembered of each instrument", partitions=partitions, key_type=bytes,
-        value_type=bytes, options=dict(store.OPTIONS), standby_buffer_size=STANDBY_STATES,
+        value_type=bytes, schema=BatchSchema(), options=dict(store.OPTIONS), recovery_buffer_size=RECOVERED,
+        standby_buffer_size=1,
     )  # fmt: skip
 
 

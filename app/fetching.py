@@ -1,7 +1,7 @@
 """The thread that fetches: Faust's own, with a shorter wait on the broker, and without an object per record.
 
 Input: the broker's answers, as aiokafka has parsed them.
-Output: per partition, records with `offset`, `key`, `value`; ConsumerRecords for topics that are no sources.
+Output: per partition, records with `offset`, `key`, `value`; ConsumerRecords for topics that are not folded.
 State: what was fetched and not asked for yet, in aiokafka's fetcher.
 Source: aiokafka 0.14.0, aiokafka/consumer/fetcher.py; faust-streaming 0.15.3, faust/transport/drivers/aiokafka.py.
 """
@@ -22,18 +22,18 @@ FETCH_WAIT_MS: Final = 100
 
 
 class Fetched(dict[Any, FetchResult | FetchError]):
-    """What aiokafka's fetcher keeps until it is asked; records of the sources as its parser gives them.
+    """What aiokafka's fetcher keeps until it is asked; records of folded topics as its parser gives them.
 
     It wraps each in a ConsumerRecord, a frozen dataclass of eleven fields: half of what reading a record costs,
     and nothing a batch needs.
     """
 
-    def __init__(self, sources: frozenset[str]) -> None:
+    def __init__(self, folded: frozenset[str]) -> None:
         super().__init__()
-        self._sources = sources
+        self._folded = folded
 
     def __setitem__(self, tp: Any, result: FetchResult | FetchError) -> None:
-        if isinstance(result, FetchResult) and tp.topic in self._sources:
+        if isinstance(result, FetchResult) and tp.topic in self._folded:
             result._partition_records._consumer_record = _as_it_is
         super().__setitem__(tp, result)
 
@@ -63,15 +63,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     Worker = DaemonThread
 
-    def __init__(self, consumer: Any, sources: frozenset[str], **kwargs: Any) -> None:
+    def __init__(self, consumer: Any, folded: frozenset[str], **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._sources = sources
+        self._folded = folded
 
     async def on_start(self) -> None:
-        """Connect; what is fetched of the sources stays as it is read from then on."""
+        """Connect; what is fetched of folded topics stays as it is read from then on."""
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
-        fetcher._records = Fetched(self._sources)
+        fetcher._records = Fetched(self._folded)
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -91,11 +91,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return kept
 
     async def on_thread_stop(self) -> None:
-        """Close the consumer, whatever becomes of its connections meanwhile.
+        """Leave the group and close the consumer, whatever becomes of its connections meanwhile.
 
-        A broker may close one while we leave the group. aiokafka then cancels a fetch that waits to try again, and
-        takes that for its own cancellation: it would leave its client open and the thread with a traceback.
+        aiokafka does not leave a group in which it has a name (app/membership.py): nobody else would have the
+        partitions until its session has timed out. And a broker may close a connection while we leave. aiokafka then
+        cancels a fetch that waits to try again, and takes that for its own cancellation: it would leave its client open
+        and the thread with a traceback.
         """
+        if self._consumer is not None:
+            self._consumer._coordinator._group_instance_id = None
         try:
             await super().on_thread_stop()
         except asyncio.CancelledError:

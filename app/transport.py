@@ -3,8 +3,8 @@
 Faust hands over one record at a time and acknowledges one offset at a time. Here the consumer folds what one fetch
 brought of a source topic into `RawBatch` messages whose offset is the batch's last, and keeps the books itself: the
 `Deliveries` of a partition know which batches were handed over and which are acknowledged, so what is committed is the
-last offset of the unbroken run of acknowledged batches, plus one. Changelog topics go through untouched, so that Faust
-recovers its tables as ever.
+last offset of the unbroken run of acknowledged batches, plus one. Changelog topics are folded as well, for a record at
+a time takes Faust 0.1 ms, but nobody acknowledges them: Faust recovers its tables as ever.
 
 Input: what aiokafka fetched.
 Output: Faust messages with a `RawBatch` as value; committed offsets.
@@ -82,7 +82,7 @@ class Consumer(driver.Consumer):
     transport: Transport
 
     def __init__(self, transport: Transport, *args: Any, **kwargs: Any) -> None:
-        self._sources = transport.sources
+        self._sources, self._folded = transport.sources, transport.sources | transport.changelogs
         self._deliveries: dict[TP, Deliveries] = {}
         self._on_broker: dict[TP, int] = {}
         self._dropped: set[TP] = set()
@@ -91,7 +91,7 @@ class Consumer(driver.Consumer):
         super().__init__(transport, *args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, self._sources, loop=self.loop, beacon=self.beacon)
+        return ConsumerThread(self, self._folded, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncGenerator[tuple[TP, Message], None]:
         """What was fetched, one message after another; batches only where each continues the one before it.
@@ -169,8 +169,7 @@ class Consumer(driver.Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         fetched = await super()._getmany(active_partitions, timeout)
         return {
-            tp: list(self._cut(tp, records)) if tp.topic in self._sources else records
-            for tp, records in fetched.items()
+            tp: list(self._cut(tp, records)) if tp.topic in self._folded else records for tp, records in fetched.items()
         }
 
     def _cut(self, tp: TP, records: Sequence[Any]) -> Iterator[RawBatch]:
@@ -275,7 +274,7 @@ class Producer(driver.Producer):
 
 
 class Transport(driver.Transport):
-    """Faust's Kafka transport with batches for `sources`; put it in with `app.transport = Transport(...)`.
+    """Faust's Kafka transport, with batches for `sources` and `changelogs`; put in by `app.transport = Transport(...)`.
 
     `before_commit` is awaited with the offsets about to be committed and raises ProducerSendError to prevent it.
     `before_revoke` is awaited before partitions are given up: what is acknowledged on its return is committed.
@@ -290,12 +289,13 @@ class Transport(driver.Transport):
         app: AppT,
         *,
         sources: frozenset[str],
+        changelogs: frozenset[str] = frozenset(),
         batch_size: int,
         before_commit: Commit,
         before_revoke: HandOver,
     ) -> None:
         super().__init__(url, app)
-        self.sources = sources
+        self.sources, self.changelogs = sources, changelogs
         self.batch_size = batch_size
         self.before_commit = before_commit
         self.before_revoke = before_revoke

@@ -35,6 +35,7 @@ from app.config import Settings
 from app.connection import secrets_of
 from app.histogram import prepare
 from app.logs import start_log
+from app.membership import member_name
 from app.metrics import consumers
 from app.redis_latest import RedisSilent, check_redis
 from app.roles.archive import archive_role
@@ -195,6 +196,8 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
             started.append(archive_role(settings, stack, fail))
         for role in started:
             consumers.follow(role.name, role)
+            if not settings.broker_is_embedded:  # it knows no named members
+                role.app.conf.consumer_group_instance_id = member_name(settings, role.name)
         if settings.web_port:
             await serve_web(settings, started, stack)
         prepare()

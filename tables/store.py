@@ -21,11 +21,12 @@ import logging
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 import rocksdict
 from faust.stores import STORES
 from faust.stores import rocksdb as faust_rocksdb
+from faust.tables.manager import TableManager
 from faust.types import TP, CollectionT, EventT
 
 from schemas.errors import DependencyDown, StateRefused
@@ -44,6 +45,31 @@ OPTIONS: Final[Mapping[str, Any]] = {
 _HEADER: Final = struct.Struct(">q")
 _REFUSALS: Final = ("while lock file", "lock hold", "no space", "permission", "read-only", "too many open files")
 """What RocksDB says when the folder is fine and the machine is not: no reason to throw a state away."""
+
+
+class Records(Protocol):
+    """What one fetch brought of a changelog's partition, in offset order, as app/transport.py hands it over."""
+
+    @property
+    def topic(self) -> str:
+        """The changelog."""
+
+    @property
+    def partition(self) -> int:
+        """Its partition."""
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Where each record stands."""
+
+    @property
+    def keys(self) -> Sequence[bytes | None]:
+        """The instruments."""
+
+    @property
+    def values(self) -> Sequence[bytes | None]:
+        """The states, packed."""
+
 
 Publish = Callable[[str, int, Sequence[tuple[bytes | None, bytes]]], "asyncio.Future[int]"]
 
@@ -100,23 +126,34 @@ class Store(faust_rocksdb.Store):
     ) -> None:
         """Take recovered values; a value that has applied less than the one at hand is late and left out."""
         try:
-            super().apply_changelog_batch(list(self._in_time(batch)), to_key, to_value)
+            for event in batch:
+                self._take(cast(Records, event.value))
         except Exception as error:  # Faust would log it and call the recovery complete
             self._failure = self._failure or error
 
-    def _in_time(self, batch: Iterable[EventT[Any]]) -> Iterator[EventT[Any]]:
-        newest: dict[tuple[int, bytes], int] = {}
-        for event in batch:
-            message = event.message
-            if message.key is not None and message.value is not None:
-                place, applied = (message.partition, message.key), unpack(message.value)[0]
-                if place not in newest:
-                    present = self._db_for_partition(message.partition).get(message.key)
-                    newest[place] = applied if present is None else unpack(present)[0]
-                if applied < newest[place]:
-                    continue
-                newest[place] = applied
-            yield event
+    def _take(self, raw: Records) -> None:
+        """Write what one fetch brought of a partition, each key once."""
+        db, newest = self._db_for_partition(raw.partition), dict[bytes, tuple[int, bytes | None]]()
+        for key, value in zip(raw.keys, raw.values, strict=True):
+            if key is None:
+                continue
+            if value is None:
+                newest[key] = (-1, None)
+                continue
+            applied = unpack(value)[0]
+            if key not in newest:
+                present = db.get(key)
+                newest[key] = (-1 if present is None else unpack(present)[0], present)
+            if applied >= newest[key][0]:
+                newest[key] = (applied, value)
+        writes = rocksdict.WriteBatch(raw_mode=True)
+        for key, (_, value) in newest.items():
+            if value is None:
+                writes.delete(key)
+            else:
+                writes.put(key, value)
+        db.write(writes)
+        self.set_persisted_offset(TP(raw.topic, raw.partition), raw.offsets[-1])
 
     def _open_for_partition(self, partition: int) -> Any:
         path = self.partition_path(partition)
@@ -176,6 +213,16 @@ def _items(db: Any) -> Iterator[tuple[bytes, bytes]]:
 
 
 STORES[SCHEME] = f"{__name__}:{Store.__name__}"
+
+
+class Tables(TableManager):
+    """Faust's manager of tables, without the second it waits before it starts: the agents were started before."""
+
+    async def on_start(self) -> None:
+        """Make the changelogs known, and begin to recover."""
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
 
 
 class Changelog:

@@ -14,6 +14,7 @@ import pytest
 from faust.types import TP, ConsumerMessage
 
 from agents.bind import state_table
+from agents.ports import RawBatch
 from app.producer import refused
 from schemas.errors import DependencyDown, StateRefused
 from tables import store
@@ -21,6 +22,8 @@ from tables import store
 CHANGELOG = "states"
 PARTITION = 1
 PLACE = TP(CHANGELOG, PARTITION)
+FETCHED = 7
+"""Records that a fetch of the changelog brings."""
 BLOBS = {f"V:S{i}": random.Random(i).randbytes(3_000) for i in range(40)}
 LATER = {name: blob[::-1] for name, blob in BLOBS.items()}
 
@@ -91,10 +94,13 @@ def loaded(folder: Path, end_offset: int | None = None) -> tuple[dict[str, bytes
     return asyncio.run(run())
 
 
-def changelog_event(offset: int, key: str, value: bytes | None) -> Any:
-    """A record as Faust's recovery hands it over."""
+def changelog_event(first: int, records: Sequence[tuple[str, bytes | None]]) -> Any:
+    """Records as Faust's recovery hands over what one fetch brought."""
+    offsets = list(range(first, first + len(records)))
+    keys: list[bytes | None] = [key.encode() for key, _ in records]
+    value: Any = RawBatch(CHANGELOG, PARTITION, offsets, keys, [value for _, value in records])
     message = ConsumerMessage(
-        CHANGELOG, PARTITION, offset, timestamp=0.0, timestamp_type=0, headers=None, key=key.encode(), value=value,
+        CHANGELOG, PARTITION, offsets[-1], timestamp=0.0, timestamp_type=0, headers=None, key=None, value=value,
         checksum=None, tp=PLACE,
     )  # fmt: skip
     app = faust.App("events", autodiscover=False, web_enabled=False)
@@ -108,8 +114,9 @@ def recovered(folder: Path, records: Sequence[tuple[str, bytes | None]]) -> dict
         states = opened(folder)
         persisted = states.persisted_offset(PLACE)
         begin = 0 if persisted is None else persisted + 1
-        events = [changelog_event(offset, key, value) for offset, (key, value) in enumerate(records)]
-        states.apply_changelog_batch(events[begin:], lambda key: key, lambda value: value)
+        fetches = [records[at : at + FETCHED] for at in range(begin, len(records), FETCHED)]
+        events = [changelog_event(begin + at * FETCHED, part) for at, part in enumerate(fetches)]
+        states.apply_changelog_batch(events, lambda key: key, lambda value: value)
         try:
             return store.Changelog(states, CHANGELOG, Broker().publish).load(PARTITION, None)
         finally:

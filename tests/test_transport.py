@@ -67,6 +67,10 @@ READ = {
     "faust.stores.rocksdb:Store.stop": "2e98db0e",
     "faust.tables.recovery:Recovery.flush_buffers": "6fa9c17f",
     "faust.tables.recovery:Recovery.on_recovery_completed": "6ef567ac",
+    "faust.tables.manager:TableManager.on_start": "365dd25f",
+    "faust.tables.recovery:Recovery._slurp_changelogs.fun": "7825c7e5",
+    "faust.tables.base:Collection._new_changelog_topic": "77bea64b",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator._maybe_leave_group": "016cd88a",
     "faust.app.base:App._on_partitions_revoked": "d5c895bb",
     "faust.app.base:App._on_partitions_assigned": "de932b79",
 }

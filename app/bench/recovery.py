@@ -30,6 +30,7 @@ from app.bench.probe import time_of
 from app.bench.throughput import KILLED, Runs
 from app.bench.wire import TapeWire
 from app.config import Settings
+from app.connection import librdkafka
 from app.embedded import EmbeddedRedis
 from app.publish import Progress
 from app.topics import groups, wire_topic
@@ -105,7 +106,7 @@ class Listener:
 
     def __init__(self, settings: Settings, topic: str, first: list[int]) -> None:
         self._consumer = Consumer(
-            {"bootstrap.servers": settings.brokers, "group.id": "onetape-bench", "enable.auto.commit": False,
+            {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
              "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100, "log_level": 0}
         )  # fmt: skip
         self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in enumerate(first)])
@@ -135,9 +136,7 @@ def recovered(runs: Runs, wanted: set[str]) -> list[Figure]:
         redis_url = stack.enter_context(EmbeddedRedis()).url
         settings, feature_set = runs.place.run(tape, redis_url=redis_url)
         settings = settings.model_copy(update={"data_dir": settings.data_dir / "data"})
-        progress = stack.enter_context(
-            Progress(settings.brokers, wire_topic(settings, TAPE), [groups(settings)["features"]], settings.partitions)
-        )
+        progress = stack.enter_context(Progress(settings, wire_topic(settings, TAPE), [groups(settings)["features"]]))
         feed = Feed(settings, load)
         feed.begin()
         feed.seconds(load.seconds)

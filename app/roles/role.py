@@ -28,6 +28,8 @@ from tables import store
 CLOSE_S: Final = 4.0
 NEVER_S: Final = 1e9
 FETCH_BYTES: Final = 4 << 20
+CHANGELOG_FETCHES: Final = 16
+"""Fetches of a changelog that wait while states are recovered, FETCH_BYTES each at most."""
 READY: Final = "ready"
 PURPOSES: Final = {
     "features": "tape -> feature vectors, dead letters",
@@ -132,6 +134,7 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
         **faust_options(settings),
         datadir=settings.data_dir / role / group,
         store=store.URL,
+        TableManager=store.Tables,
         autodiscover=False,
         web_enabled=False,  # see app/web.py
         web_stats_enabled=True,
@@ -146,6 +149,7 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 4,
         broker_commit_interval=settings.epoch_s,
+        stream_buffer_maxsize=CHANGELOG_FETCHES,
         stream_wait_empty=False,  # closing the lanes waits for what has to be waited for
         stream_processing_timeout=NEVER_S,  # its alarms mistake a silent market for a fault
         broker_commit_livelock_soft_timeout=NEVER_S,
@@ -158,6 +162,7 @@ def make_role(app: faust.App, settings: Settings, name: str, lanes: Lanes, befor
     role, topics = Role(name, app, lanes), sources(settings, name)
     app.transport = Transport(
         app.conf.broker_consumer, app, sources=frozenset(topics), batch_size=settings.batch_size,
+        changelogs=frozenset(table.changelog_topic.get_topic_name() for table in app.tables.values()),
         before_commit=before_commit, before_revoke=role.close,
     )  # fmt: skip
     bind(app, name, topics, lanes, PURPOSES[name])
