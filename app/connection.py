@@ -9,8 +9,11 @@ Source: librdkafka's CONFIGURATION.md; aiokafka 0.14 `create_ssl_context`; faust
 from __future__ import annotations
 
 import ssl
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from confluent_kafka import KafkaError, KafkaException
@@ -23,11 +26,17 @@ from schemas.registry import SchemaRegistry, open_registry
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
 
+Answer = TypeVar("Answer")
+
 SECRET_BYTES_MAX: Final = 4096
+ANSWER_S: Final = 5.0
 RIGHTS: Final = "docs/security.md"
 _LOGIN_REFUSED: Final = (
     KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.ILLEGAL_SASL_STATE,
+)  # fmt: skip
+_NO_COORDINATOR: Final = (
+    KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR,
 )  # fmt: skip
 _FORBIDDEN: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -195,9 +204,13 @@ class Admin(AdminClient):
 
     def __init__(self, settings: Settings) -> None:
         """Errors: UsageError."""
-        self._settings = settings
-        self._heard: list[KafkaError] = []
-        options = {**librdkafka(settings), "log_level": 0, "error_cb": self._heard.append}
+        heard: dict[int, KafkaError] = {}
+
+        def hear(error: KafkaError) -> None:  # not a method: librdkafka would keep this client for ever
+            heard[error.code()] = error
+
+        self._settings, self._heard = settings, heard
+        options = {**librdkafka(settings), "log_level": 0, "error_cb": hear}
         try:
             super().__init__(options)
         except KafkaException as error:
@@ -207,10 +220,24 @@ class Admin(AdminClient):
                 action="correct ONETAPE_BROKERS or the ONETAPE_KAFKA_ settings",
             ) from error  # fmt: skip
 
+    def result(self, ask: Callable[[], Future[Answer]]) -> Answer:
+        """What a question about a group comes back with; asked again while the broker finds out who keeps the groups.
+
+        A new broker first makes a topic for them. Errors: KafkaException.
+        """
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                return ask().result()
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
     def failure(self, error: KafkaException, about: str = "") -> OnetapeError:
         """The error for people: what it heard says more than what a call came back with."""
         self.poll(0)
-        return broker_failure(self._settings, [error.args[0], *self._heard], about)
+        return broker_failure(self._settings, [*self._heard.values(), error.args[0]], about)
 
 
 def broker_failure(settings: Settings, errors: list[KafkaError], about: str = "") -> OnetapeError:
@@ -219,7 +246,7 @@ def broker_failure(settings: Settings, errors: list[KafkaError], about: str = ""
     for error in errors:
         if error.code() in _LOGIN_REFUSED:
             return login_refused(settings, told + error.str())
-        if error.code() == KafkaError._SSL:
+        if error.code() == KafkaError._SSL or "SSL alert" in error.str():
             return AccessRefused(
                 "TLS with the Kafka broker failed", was=told + error.str(),
                 expected=f"a certificate for the host name in {settings.brokers} that our CA has signed",
@@ -227,8 +254,8 @@ def broker_failure(settings: Settings, errors: list[KafkaError], about: str = ""
             )  # fmt: skip
         if error.code() in _FORBIDDEN:
             return forbidden(settings, told + error.str())
-    said = next((error.str() for error in errors if "security.protocol" in error.str()), errors[0].str())
-    return broker_down(settings.brokers, told + said)
+    said = next((error for error in errors if error.code() == KafkaError._TRANSPORT), errors[-1])
+    return broker_down(settings.brokers, told + said.str())
 
 
 def login_refused(settings: Settings, was: str) -> AccessRefused:
@@ -252,9 +279,8 @@ def forbidden(settings: Settings, was: str) -> AccessRefused:
 
 def broker_down(brokers: str, why: str) -> DependencyDown:
     """The error of a broker that does not answer."""
-    action = "start it, or set ONETAPE_BROKERS (without it, onetape demo starts an embedded one)"
-    if "security.protocol" in why:
-        action = f"set {variable('kafka_security_protocol')} to what the broker demands"
     return DependencyDown(
-        "the Kafka broker does not answer", expected=f"a broker at {brokers}", was=why, action=action
+        "the Kafka broker does not answer", expected=f"a broker at {brokers}", was=why,
+        action="start it, or correct ONETAPE_BROKERS and ONETAPE_KAFKA_SECURITY_PROTOCOL (onetape demo alone starts an "
+        "embedded one)",
     )  # fmt: skip

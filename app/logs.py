@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from aiokafka import errors
 from faust.exceptions import ConsistencyError, ProducerSendError
 
 from app.masking import hidden
@@ -20,6 +21,10 @@ QUIET: Final = {
     "mode": logging.ERROR,
     "aiokafka.consumer.group_coordinator": logging.CRITICAL,
 }
+FORBIDDEN: Final = (
+    errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+)  # fmt: skip
 WIRE: Final = "aiokafka.conn"
 """Logs every request whole at DEBUG; that of a login by PLAIN is the password."""
 
@@ -62,7 +67,7 @@ def start_log(level: str, secrets: Sequence[str]) -> None:
 def _is_ours(record: logging.LogRecord) -> bool:
     """Errors for people are told once, by the command line; Faust would add a traceback to them."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, OnetapeError | ProducerSendError | ConsistencyError)
+    return not isinstance(error, (OnetapeError, ProducerSendError, ConsistencyError, *FORBIDDEN))
 
 
 def _is_no_login(record: logging.LogRecord) -> bool:

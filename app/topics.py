@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
 
 from app.config import Settings
-from app.connection import Admin
+from app.connection import ANSWER_S, Admin
 from schemas import limits
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet, load_all
@@ -26,7 +26,6 @@ ROLES: Final = ("features", "latest", "archive")
 """What a worker does where nothing is said."""
 CLOCK_ROLE: Final = "clock"
 """Only where it is asked for: a tape that is imported or played brings its own Ticks."""
-ANSWER_S: Final = 5.0
 SETS_NAME_MAX: Final = 140
 """With the longest prefix and what Faust adds, still under the 249 characters of a topic's name."""
 COMPACTION_LAG_MS: Final = 600_000
@@ -152,7 +151,7 @@ def refuse_live_clock(settings: Settings) -> None:
         return
     admin, group = Admin(settings), groups(settings)[CLOCK_ROLE]  # its futures end with it
     try:
-        described = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group].result()
+        described = admin.result(lambda: admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group])
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return

@@ -32,12 +32,13 @@ from faust.exceptions import ConsistencyError
 
 from agents.plan import Plan
 from app.config import Settings
-from app.connection import secrets_of
+from app.connection import forbidden, secrets_of
 from app.histogram import prepare
-from app.logs import start_log
+from app.logs import FORBIDDEN, start_log
 from app.membership import member_name
 from app.metrics import consumers
 from app.redis_latest import RedisSilent, check_redis
+from app.rights import check_rights
 from app.roles.archive import archive_role
 from app.roles.clock import clock_role
 from app.roles.features import features_role
@@ -74,6 +75,7 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
     with _stoppable():
         Plan(load_all(settings.feature_sets))  # what they name wrong is told before anything is made for them
         ensure_topics(settings)
+        check_rights(settings, roles)
         if "latest" in roles:
             _look_for_redis(settings)
         with ExitStack() as stack:
@@ -130,6 +132,8 @@ def _named(error: BaseException, settings: Settings) -> BaseException:
     """Faust's word for states of another broker, or the web server's for its address, as an error for people."""
     if settings.web_port and isinstance(error, OSError) and error.errno in ADDRESS_REFUSED:
         return address_refused(settings, error)
+    if isinstance(error, FORBIDDEN):
+        return forbidden(settings, str(error))
     if not isinstance(error, ConsistencyError):
         return error
     return StateRefused(

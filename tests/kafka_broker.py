@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -112,6 +113,10 @@ class KafkaBroker:
 
     bootstrap: str
 
+    def __init__(self, properties: str = "", format_words: Sequence[str] = ()) -> None:
+        """`properties` are added to PROPERTIES and filled in like them; `format_words` go to the storage tool."""
+        self._properties, self._format_words = PROPERTIES + properties, format_words
+
     def __enter__(self) -> Self:
         self._process: GuardedProcess | None = None
         self._java, self._class_path = java(), f"{jars()}/*"
@@ -160,11 +165,10 @@ class KafkaBroker:
 
     def _format(self, port: int) -> None:
         properties = self._folder / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=port, controller_port=free_port(), data=self._folder / "data"), encoding="utf-8"
-        )
+        filled = self._properties.format(port=port, controller_port=free_port(), data=self._folder / "data")
+        properties.write_text(filled, encoding="utf-8")
         command = [self._java, "-Xmx128m", *JVM, "-cp", self._class_path, "kafka.tools.StorageTool", "format"]
-        command += ["-t", CLUSTER_ID, "-c", str(properties)]
+        command += ["-t", CLUSTER_ID, "-c", str(properties), *self._format_words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Kafka's storage tool failed:\n{done.stdout}{done.stderr}")
