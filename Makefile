@@ -15,7 +15,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test parity faults fuzz lint format docs kafka lock clean
+.PHONY: help setup demo test simulate parity faults fuzz lint format docs kafka lock clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -58,6 +58,9 @@ demo: setup ## Run everything once on a generated market: broker, worker, Redis,
 test: setup lint ## Check style and types, then run all tests
 	@echo "Running the tests ..."
 	@$(PY) -m pytest
+
+simulate: setup ## Simulate the worker under KILLS=100000 kills from SEED=0 on
+	@$(PY) tests/simulation.py --kills $(or $(KILLS),100000) --seed $(or $(SEED),0)
 
 parity: setup ## Live = replayed for every recording, broker and batch size (25 minutes; needs ../shared/data)
 	@$(PY) -m pytest -m "matrix or not matrix" tests/test_demo.py

@@ -26,13 +26,13 @@ class DeadLetters:
 
     def __init__(self, producer: Producer, topic: str, codec: DeadLetterCodec) -> None:
         self._producer, self._topic, self._codec = producer, topic, codec
-        self._under_way: set[asyncio.Future[int]] = set()
+        self._under_way: dict[asyncio.Future[int], None] = {}
 
     async def bury(self, partition: int, refused: Sequence[DeadLetter]) -> None:
         """Send letters, at least one."""
         messages = [(letter.key, self._codec.encode(letter)) for letter in refused]
         sent = self._producer.enqueue(self._topic, partition, messages)
-        self._under_way.add(sent)
+        self._under_way[sent] = None
         sent.add_done_callback(self._delivered)
         for reason, count in Counter(letter.reason for letter in refused).items():
             metrics.dead_letters_total.labels(reason).inc(count)
@@ -46,4 +46,4 @@ class DeadLetters:
 
     def _delivered(self, sent: asyncio.Future[int]) -> None:
         if not sent.cancelled() and sent.exception() is None:  # a failed one stays, so that no later commit can pass it
-            self._under_way.discard(sent)
+            self._under_way.pop(sent, None)
