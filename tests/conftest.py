@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 from kafka_broker import KafkaBroker, KafkaMissing
@@ -67,13 +68,42 @@ def recordings() -> Path:
 TOTAL: Final = pytest.StashKey[Ledger]()
 
 
+def _add(config: pytest.Config, counted: Ledger) -> None:
+    config.stash[TOTAL] = config.stash.get(TOTAL, Ledger()) + counted
+
+
 @pytest.fixture
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """The counts of one test of a fault. What is counted here is part of the line that ends the session."""
     counted = Ledger()
     yield counted
-    stash = request.config.stash
-    stash[TOTAL] = stash.get(TOTAL, Ledger()) + counted
+    _add(request.config, counted)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands its ledger over."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and TOTAL in session.config.stash:
+        output["ledger"] = asdict(session.config.stash[TOTAL])
+
+
+class Joined:
+    """Adds up the ledgers of the processes that tests are spread over."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A process has ended."""
+        counted = getattr(node, "workeroutput", {}).get("ledger")
+        if counted:
+            _add(self._config, Ledger(**counted))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen to the other processes, if there are any."""
+    config.pluginmanager.register(Joined(config))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
