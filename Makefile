@@ -57,7 +57,7 @@ demo: setup ## Run everything once on a generated market: broker, worker, Redis,
 
 test: setup lint ## Check style and types, then run all tests
 	@echo "Running the tests ..."
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 simulate: setup ## Simulate the worker under KILLS=100000 kills from SEED=0 on
 	@$(PY) tests/simulation.py --kills $(or $(KILLS),100000) --seed $(or $(SEED),0)
