@@ -11,6 +11,10 @@ SEEDS = 2000
 KILLS = 2000
 
 
+@pytest.mark.fault(
+    "crash",
+    "kills between any two steps, in recoveries, with disks lost, zombies and a late changelog (simulated)",
+)
 def test_seeds_of_kills_rebalances_pauses_and_lost_stores(ledger: Ledger) -> None:
     """Each failure names its seed and the shortest plan that fails."""
     total = sum(simulation.simulate_all(range(0, SEEDS, simulation.BLOCK)), Ledger())
