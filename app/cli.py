@@ -124,7 +124,7 @@ def main() -> None:
         _forget_stdout()
         code = DependencyDown.exit_code
     if code == INTERRUPTED:
-        report.say("onetape: interrupted; nothing half-written stays behind")
+        report.say("onetape: interrupted; nothing half-written stays behind. Action: run it again when you like")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -67,6 +67,8 @@ def start_log(level: str, secrets: Sequence[str]) -> None:
 def _is_ours(record: logging.LogRecord) -> bool:
     """Errors for people are told once, by the command line; Faust would add a traceback to them."""
     error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        return False  # a consumer that has crashed is stopped once more; the crash is what is told
     return not isinstance(error, (OnetapeError, ProducerSendError, ConsistencyError, *FORBIDDEN))
 
 

@@ -161,13 +161,16 @@ class Store(faust_rocksdb.Store):
             return self._open_checked(partition)
         except Exception as error:  # rocksdict raises plain Exception
             if any(word in str(error).lower() for word in _REFUSALS):
-                raise
+                raise self._disk(error) from error  # Faust tries again for half a minute if its text has "lock"
             logger.warning(
                 "the state folder of partition %d is damaged (%s): it is filled again from the changelog",
                 partition, str(error).partition("\n")[0],
             )  # fmt: skip
         shutil.rmtree(path, ignore_errors=True)
-        return self._open_checked(partition)
+        try:
+            return self._open_checked(partition)
+        except Exception as error:
+            raise self._disk(error) from error
 
     def _open_checked(self, partition: int) -> Any:
         db = super()._open_for_partition(partition)
@@ -197,8 +200,9 @@ class Store(faust_rocksdb.Store):
 
     def _disk(self, error: Exception) -> DependencyDown:
         return DependencyDown(
-            "the states cannot be written", expected=f"a writable folder {self.path}", was=str(error),
-            action="make room or repair the disk and start the worker again; nothing was acknowledged",
+            "the states cannot be opened or written", expected=f"a writable folder {self.path}, ours alone",
+            was=str(error).partition("\n")[0],
+            action="make room, repair the disk or end who holds it, and start the worker again; nothing is lost",
         )  # fmt: skip
 
 

@@ -161,6 +161,7 @@ def test_a_failing_import_leaves_nothing(tmp_path: Path, error: type[BaseExcepti
     assert audit(path).ok
 
 
+@pytest.mark.fault("archive", "two writers")
 def test_writers_exclude_each_other_and_other_content(tmp_path: Path, small: Path) -> None:
     for again in (partial(live, origin=IMPORT), staged):
         with staged(small, 2), pytest.raises(UsageError, match=r"another process.*Action"), again(small, 2):
@@ -185,6 +186,7 @@ def files_of(path: Path, suffix: str, partition: int = 1) -> list[Path]:
     return sorted((path / f"topic={TAPE}" / f"partition={partition}").glob(f"*{suffix}"))
 
 
+@pytest.mark.fault("archive", "one bit flipped")
 @pytest.mark.parametrize("suffix", [".parquet", ".json"])
 def test_every_flipped_bit_is_refused(small: Path, suffix: str) -> None:
     chance = random.Random(11)
@@ -238,6 +240,9 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("archive", "segment swapped")
+@pytest.mark.fault("archive", "segment or its sidecar missing")
+@pytest.mark.fault("archive", "Parquet file cut or empty")
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_not_whole_is_refused_and_named(small: Path, fault: str, position: int) -> None:
@@ -255,6 +260,7 @@ def test_what_is_not_whole_is_refused_and_named(small: Path, fault: str, positio
     assert stored(small, 0), "the other partition is untouched"
 
 
+@pytest.mark.fault("archive", "segment doubled")
 def test_a_doubled_segment_is_refused_and_named(small: Path) -> None:
     part = Columns.concat(list(ArchiveReader(small).batches(1)))
     first = 250
@@ -323,6 +329,7 @@ KILLED = """
 """
 
 
+@pytest.mark.fault("archive", "archiver killed at every write call")
 @pytest.mark.parametrize("mode", ["live", "staged", "appended"])
 def test_a_writer_killed_at_any_step_leaves_whole_segments(tmp_path: Path, mode: str) -> None:
     part = tape(market(9, 300, 2), 1)[0]
@@ -370,6 +377,7 @@ FULL = """
 """
 
 
+@pytest.mark.fault("archive", "disk full")
 @pytest.mark.parametrize("mode", ["live", "staged"])
 def test_a_full_disk_is_named_and_leaves_no_segment(tmp_path: Path, mode: str) -> None:
     command = [sys.executable, "-c", dedent(FULL), str(tmp_path / "archive"), mode]

@@ -92,6 +92,7 @@ def test_a_state_says_which_offset_it_has_applied(engine: Engine) -> None:
         assert applied_offset(engine.arena.dump(key)) == engine.arena.row(key)[at.NEXT_OFFSET] - 1
 
 
+@pytest.mark.fault("state", "changelog record corrupt")
 def test_every_flipped_bit_is_refused(engine: Engine) -> None:
     blob = engine.arena.dump(KEY)
     chance = random.Random(1)
@@ -102,6 +103,7 @@ def test_every_flipped_bit_is_refused(engine: Engine) -> None:
             Arena().restore(KEY, bytes(torn))
 
 
+@pytest.mark.fault("state", "changelog record corrupt")
 def test_every_cut_is_refused(engine: Engine) -> None:
     blob = engine.arena.dump(KEY)
     for length in [*range(60), *range(60, len(blob), 97)]:
@@ -116,6 +118,7 @@ def test_the_state_of_another_symbol_is_refused(engine: Engine) -> None:
         Arena().restore("SPOT:B", engine.arena.dump(KEY))
 
 
+@pytest.mark.fault("state", "state of an older layout")
 def test_another_layout_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = engine.arena.dump(KEY)
     monkeypatch.setattr(at, "LAYOUT_HASH", at.LAYOUT_HASH ^ 1)

@@ -142,6 +142,7 @@ def test_errors_are_json_where_it_was_asked_for(places: dict[str, Path]) -> None
     assert answer["error"]["action"]
 
 
+@pytest.mark.fault("operator", "unknown config key")
 def test_an_unknown_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONETAPE_BROKER", "localhost")
     done = onetape("worker")
@@ -167,6 +168,7 @@ def test_feature_sets_that_cannot_be_are_told_before_anything_is_made(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.fault("operator", "newline or ANSI in a symbol")
 def test_control_characters_in_a_name_do_not_reach_the_terminal() -> None:
     done = onetape("parity", "--archive", "nowhere\x1b[31m\nonetape: fake")
     assert "\x1b[31m" not in done.stderr
@@ -184,6 +186,7 @@ def interrupted(arguments: list[str], ready: Callable[[], bool], log: Path) -> i
         return process.wait(30)
 
 
+@pytest.mark.fault("operator", "Ctrl-C")
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     recording, archive = tmp_path / "long.gz", tmp_path / "archives" / "tape"
     write_recording(recording, seed=4, seconds=120)
@@ -195,6 +198,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     assert not archive.parent.exists()
 
 
+@pytest.mark.fault("operator", "closed pipe, full output")
 def test_a_full_stdout_is_one_line(places: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "app.cli", "archive", "audit", "--archive", str(places["archive"]), "--json"]
     with open("/dev/full", "wb") as full:  # noqa: PTH123
@@ -242,6 +246,7 @@ def is_free(lock: Path) -> bool:
     return True
 
 
+@pytest.mark.fault("operator", "closed pipe, full output")
 def test_a_reader_that_goes_away_is_no_traceback(places: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "app.cli", "archive", "audit", "--archive", str(places["archive"])]
     read, write = os.pipe()

@@ -78,6 +78,7 @@ def test_dead_letters_come_back(tmp_path: Path) -> None:
     assert [letter for _, _, letter in read] == letters
 
 
+@pytest.mark.fault("archive", "archiver killed while readers read")
 def test_an_import_that_begins_or_ends_while_a_reader_looks_is_not_seen_in_part(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_dead_letter_that_was_delivered_again_is_shown_once(tmp_path: Path) ->
     assert read[0][2].cut_bytes == 5000 - 4096
 
 
+@pytest.mark.fault("archive", "segment or its sidecar missing")
 @pytest.mark.parametrize("origin", [IMPORT, KAFKA])
 def test_a_whole_partition_that_is_gone_is_a_hole(tmp_path: Path, origin: str) -> None:
     path, parts = tmp_path / "archive", tape(market(2, 300, 3), 3)
@@ -144,6 +146,7 @@ def test_a_whole_partition_that_is_gone_is_a_hole(tmp_path: Path, origin: str) -
         ArchiveReader(path).partitions()
 
 
+@pytest.mark.fault("archive", "segment or its sidecar missing")
 @pytest.mark.parametrize("position", [0, 1, -1])
 def test_a_lost_sidecar_is_not_a_killed_writer(small: Path, position: int) -> None:
     folder = small / f"topic={TAPE}" / "partition=1"
@@ -185,6 +188,7 @@ def test_rows_are_chosen_by_symbol_and_offset(tmp_path: Path, symbols: Sequence[
         assert all(len(batch.body) == len(batch) for batch in batches), "a Tick is one number, no book is decoded"
 
 
+@pytest.mark.fault("archive", "a small file that expands to gigabytes")
 def test_a_row_group_that_would_expand_beyond_bounds_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However little of the file it takes: a column of equal steps is stored in a few bytes."""
     segment = ArchiveReader(small).segments(1)[0]

@@ -43,6 +43,7 @@ def test_nothing_that_shows_settings_shows_a_secret() -> None:
     assert not [text for text in shown if "hunter2" in text]
 
 
+@pytest.mark.fault("operator", "missing secret")
 def test_a_secret_can_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     settings = load_settings(**LOGIN, kafka_sasl_password_file=str(file))
@@ -125,6 +126,7 @@ def test_a_command_line_that_is_repeated_shows_no_password() -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
+@pytest.mark.fault("operator", "missing secret")
 def test_a_missing_secret_refuses_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LOGIN.items():
         monkeypatch.setenv(PREFIX + name.upper(), value)

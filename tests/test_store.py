@@ -171,6 +171,8 @@ def test_an_undelivered_changelog_record_stops_every_later_commit(tmp_path: Path
     asyncio.run(run())
 
 
+@pytest.mark.fault("state", "a file of it truncated or lost")
+@pytest.mark.fault("state", "a bit of it flipped")
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_damage_never_gives_a_wrong_state(tmp_path: Path, seed: int, is_killed: bool) -> None:
@@ -199,6 +201,7 @@ def _remove(file: Path, chance: random.Random) -> None:
     file.unlink()
 
 
+@pytest.mark.fault("state", "RocksDB folder deleted")
 def test_a_lost_folder_is_filled_from_the_changelog(tmp_path: Path) -> None:
     broker = Broker()
     saved(tmp_path, BLOBS, broker=broker)
@@ -206,6 +209,7 @@ def test_a_lost_folder_is_filled_from_the_changelog(tmp_path: Path) -> None:
     assert recovered_from(tmp_path, broker) == BLOBS
 
 
+@pytest.mark.fault("state", "changelog record that a zombie wrote late")
 def test_a_late_record_of_a_worker_that_lost_the_partition_does_not_win(tmp_path: Path) -> None:
     records: list[tuple[str, bytes | None]] = [
         ("V:A", store.pack(50, b"early")), ("V:A", store.pack(90, b"newest")), ("V:A", store.pack(70, b"late")),
@@ -217,12 +221,14 @@ def test_a_late_record_of_a_worker_that_lost_the_partition_does_not_win(tmp_path
     assert found == {"V:A": b"newest"}
 
 
+@pytest.mark.fault("state", "changelog record corrupt")
 def test_a_changelog_that_cannot_be_replayed_is_named_when_the_states_are_loaded(tmp_path: Path) -> None:
     records: list[tuple[str, bytes | None]] = [("V:A", store.pack(50, b"a")), ("V:A", b"cut")]
     with pytest.raises(StateRefused, match=r"could not be recovered.*Action: "):
         recovered(tmp_path, records)
 
 
+@pytest.mark.fault("state", "states of another tape")
 def test_a_state_beyond_the_end_of_the_tape_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, {"V:A": b"a"})
     assert loaded(tmp_path, end_offset=11)[0] == {"V:A": b"a"}

@@ -290,6 +290,7 @@ def test_what_is_missing_is_named_at_the_start(embedded: Place, tmp_path: Path) 
         run_worker(settings.model_copy(update={"data_dir": tmp_path / "file"}), ["features"])
 
 
+@pytest.mark.fault("state", "states of another tape")
 def test_states_of_another_tape_are_refused(embedded: Place) -> None:
     settings = embedded.settings()
     settings.data_dir.mkdir()
@@ -298,6 +299,7 @@ def test_states_of_another_tape_are_refused(embedded: Place) -> None:
         run_worker(settings, ["features"])
 
 
+@pytest.mark.fault("operator", "two workers on one folder")
 def test_two_workers_cannot_share_a_folder(embedded: Place) -> None:
     settings = embedded.settings()
     with run.Worker(settings, ["features"]) as one:
@@ -310,6 +312,8 @@ def test_two_workers_cannot_share_a_folder(embedded: Place) -> None:
             run_worker(settings, ["features"])
 
 
+@pytest.mark.fault("operator", "bad type")
+@pytest.mark.fault("operator", "unknown config key")
 def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="ONETAPE_EPOCH_S"):
         load_settings(epoch_s=0)
