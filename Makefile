@@ -3,6 +3,7 @@ SHELL := /bin/sh
 PYTHON ?=
 PY := .venv/bin/python
 STAMP := .venv/.set-up
+AUDIT := .venv/audit
 UNFINISHED := .venv/.unfinished
 PACKAGES := app agents tables schemas replay
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -15,7 +16,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test simulate parity faults fuzz lint format docs kafka lock clean
+.PHONY: help setup demo test simulate parity faults fuzz lint format docs kafka lock audit clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"
@@ -90,7 +91,20 @@ kafka: setup ## Run a real Apache Kafka in the foreground (needs Java 17 and Mav
 lock: ## Resolve the dependencies of pyproject.toml anew into requirements.lock (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--upgrade --extra dev --output-file requirements.lock pyproject.toml
-	@! grep -nE 'https?:|^tables==' requirements.lock || { echo "Action: keep addresses and PyTables out of the lock." >&2; exit 1; }
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--constraint requirements.lock --output-file compose/image.lock pyproject.toml
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--upgrade --group audit --output-file compose/audit.lock
+	@! grep -nE 'https?:|^tables==' requirements.lock compose/*.lock || { echo "Action: keep addresses and PyTables out of the lock." >&2; exit 1; }
+
+audit: setup $(AUDIT)/.set-up ## Ask PyPI whether a locked package has a known vulnerability; not asked is not passed
+	@$(AUDIT)/bin/python tests/audit_lock.py
+
+# A Python of its own: what asks is no part of what it asks about.
+$(AUDIT)/.set-up: compose/audit.lock
+	@$(PY) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --require-hashes --requirement compose/audit.lock
+	@touch $@
 
 clean: ## Remove .venv, caches and build results
 	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

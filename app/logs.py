@@ -59,6 +59,7 @@ def start_log(level: str, secrets: Sequence[str]) -> None:
         handler.setFormatter(Lines(secrets))
         handler.addFilter(_is_ours)
     logging.getLogger(WIRE).addFilter(_is_no_login)
+    logging.getLogger("numba").setLevel(logging.WARNING)  # at DEBUG its compiler tells each of its steps, for minutes
     if level == "WARNING":
         for name, least in QUIET.items():
             logging.getLogger(name).setLevel(least)

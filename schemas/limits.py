@@ -57,6 +57,8 @@ ITEM_PARTS_MAX = 32
 """Parts per byte of what stands in a list: more, and a short record could claim hours of work."""
 UNKNOWN_LOOKUPS_MAX = 100
 """The schema registry's server is asked again about unknown ids after so many look-ups of such."""
+REGISTRY_BYTES_MAX = 4 << 20
+"""Of one answer of that server."""
 
 LINE_BYTES_MAX = 16 << 20
 """Of a recording."""

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 
 from schemas.durable import write_json
 from schemas.errors import AccessRefused, CheckFailed, DependencyDown, SchemaUnknown
-from schemas.limits import UNKNOWN_LOOKUPS_MAX
+from schemas.limits import REGISTRY_BYTES_MAX, UNKNOWN_LOOKUPS_MAX
 
 Schema = dict[str, Any]
 
@@ -214,7 +214,10 @@ class HttpRegistry:
         if self._login is not None:
             request.add_unredirected_header("Authorization", self._login)  # whoever it is passed on to is not told
         with urlopen(request, timeout=self.timeout_s, context=self._tls) as answer:
-            loaded = json.load(answer)
+            text = answer.read(REGISTRY_BYTES_MAX + 1)
+        if len(text) > REGISTRY_BYTES_MAX:
+            raise ValueError(f"an answer of more than {REGISTRY_BYTES_MAX} bytes")
+        loaded = json.loads(text)
         if not isinstance(loaded, dict):
             raise ValueError("an answer that is no JSON object")
         return loaded

@@ -136,15 +136,26 @@ def rights(role: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
+def redis_rights(user: str, password: str) -> list[str]:
+    """Words of the command that makes a user of Redis, as docs/security.md has it."""
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^ACL SETUSER {user} .*$", text, re.MULTILINE)
+    return str(line).replace("PASSWORD", password).split()
+
+
 @contextmanager
 def secure_redis(certificates: Certificates, password: str) -> Iterator[tuple[str, str]]:
-    """(URL with TLS, URL without) of a real Redis that demands a password; a server of ours ends the TLS before it."""
+    """(URL with TLS, URL without) of a real Redis that demands a password; a server of ours ends the TLS before it.
+
+    The user of the first has the rights that docs/security.md gives it.
+    """
     with EmbeddedRedis() as server:
         with redis.Redis.from_url(server.url) as client:
+            client.execute_command(*redis_rights("writer", password))
             client.config_set("requirepass", password)
         port = free_port()
         with _tls_before(certificates, port, int(server.url.rpartition(":")[2].partition("/")[0])):
-            yield f"rediss://127.0.0.1:{port}/0", server.url
+            yield f"rediss://writer@127.0.0.1:{port}/0", server.url
 
 
 @contextmanager
