@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from replay import segments as files
 from replay.folder import hidden_segments, read_head, remedy, topics
+from replay.footer import group_sizes
 from replay.prefetch import ahead
 from replay.rows import LETTER_SCHEMA, check_columns, letters_of, vector_schema
 from replay.segments import Segment, torn
@@ -207,7 +208,8 @@ def _groups(
     files.check_hash(root, segment)
     try:
         parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True, read_dictionary=symbolic)
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        sizes = group_sizes(segment.file(root), parquet.num_row_groups)
+    except _UNREADABLE as error:
         raise torn(root, segment, "a Parquet file", str(error)) from None
     with parquet:
         if parquet.metadata.num_rows != segment.rows:
@@ -215,12 +217,12 @@ def _groups(
         if segment.topic == TAPE:
             _check_columns(root, segment, parquet)
         end = segment.first_offset
-        for i in range(parquet.num_row_groups):
-            about = parquet.metadata.row_group(i)
-            first, end = end, end + about.num_rows
+        for i, (rows, size_bytes, values) in enumerate(sizes.tolist()):
+            first, end = end, end + rows
             if end <= low or first > high:
                 continue
-            size = _expanded(about)
+            # What it takes in memory: encoded values, or 8 bytes for each, where many are encoded as one.
+            size = max(size_bytes, 8 * values)
             if size > GROUP_BYTES_MAX:
                 raise torn(root, segment, f"row groups under {GROUP_BYTES_MAX} bytes", f"{size} bytes")
             try:
@@ -237,12 +239,6 @@ def _check_columns(root: Path, segment: Segment, parquet: pq.ParquetFile) -> Non
         check_schema(parquet.schema_arrow)
     except _UNREADABLE as error:
         raise torn(root, segment, "the columns of the tape", str(error)) from None
-
-
-def _expanded(about: pq.RowGroupMetaData) -> int:
-    """Bytes a row group may take in memory: encoded ones, or 8 for every value, where many are encoded as one."""
-    values: int = sum(about.column(column).num_values for column in range(about.num_columns))
-    return max(int(about.total_byte_size), 8 * values)
 
 
 class _OtherOffsets(Exception):
