@@ -89,6 +89,29 @@ def unpack(value: bytes) -> tuple[int, bytes]:
     return _HEADER.unpack_from(value)[0], value[_HEADER.size :]
 
 
+def newest(
+    keys: Sequence[bytes | None], values: Sequence[bytes | None], present: Callable[[bytes], bytes | None]
+) -> dict[bytes, bytes | None]:
+    """What changelog records leave of each of their keys: the state that has applied most, None for a deleted one.
+
+    `present` is what is stored of a key. Errors: StateRefused.
+    """
+    found: dict[bytes, tuple[int, bytes | None]] = {}
+    for key, value in zip(keys, values, strict=True):
+        if key is None:
+            continue
+        if value is None:
+            found[key] = (-1, None)
+            continue
+        applied = unpack(value)[0]
+        if key not in found:
+            stored = present(key)
+            found[key] = (-1 if stored is None else unpack(stored)[0], stored)
+        if applied >= found[key][0]:
+            found[key] = (applied, value)
+    return {key: value for key, (_, value) in found.items()}
+
+
 class Store(faust_rocksdb.Store):
     """Faust's RocksDB store with closed gaps; the table's URL is `URL` and its options are `OPTIONS`."""
 
@@ -133,21 +156,8 @@ class Store(faust_rocksdb.Store):
 
     def _take(self, raw: Records) -> None:
         """Write what one fetch brought of a partition, each key once."""
-        db, newest = self._db_for_partition(raw.partition), dict[bytes, tuple[int, bytes | None]]()
-        for key, value in zip(raw.keys, raw.values, strict=True):
-            if key is None:
-                continue
-            if value is None:
-                newest[key] = (-1, None)
-                continue
-            applied = unpack(value)[0]
-            if key not in newest:
-                present = db.get(key)
-                newest[key] = (-1 if present is None else unpack(present)[0], present)
-            if applied >= newest[key][0]:
-                newest[key] = (applied, value)
-        writes = rocksdict.WriteBatch(raw_mode=True)
-        for key, (_, value) in newest.items():
+        db, writes = self._db_for_partition(raw.partition), rocksdict.WriteBatch(raw_mode=True)
+        for key, value in newest(raw.keys, raw.values, db.get).items():
             if value is None:
                 writes.delete(key)
             else:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Final
 
 from faust.types import TP
@@ -62,9 +61,6 @@ class VirtualStore:
         self._process = process
         self._open: dict[int, Disk] = {}
 
-    def _db_for_partition(self, partition: int) -> dict[bytes, bytes]:
-        return self._open[partition].values
-
     def put(self, partition: int, values: Iterable[tuple[bytes, bytes]]) -> None:
         self._process.step()
         self._open[partition].values.update(values)
@@ -92,13 +88,8 @@ class VirtualStore:
 
 def recover(disk: Disk, partition: int, log: Sequence[tuple[bytes | None, bytes]]) -> None:
     """Read the changelog behind what the disk has, as Faust does through the store."""
-    found = [
-        SimpleNamespace(message=SimpleNamespace(partition=partition, key=key, value=value))
-        for key, value in log[disk.persisted + 1 :]
-    ]
-    reader = SimpleNamespace(_db_for_partition=lambda _: disk.values)
-    for event in store.Store._in_time(reader, found):  # type: ignore[arg-type]
-        disk.values[event.message.key] = event.message.value
+    keys, values = zip(*log[disk.persisted + 1 :], strict=True) if len(log) > disk.persisted + 1 else ((), ())
+    disk.values.update(store.newest(keys, values, disk.values.get))
     disk.persisted = len(log) - 1
 
 
