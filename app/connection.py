@@ -120,18 +120,24 @@ def open_redis(settings: Settings, **options: Any) -> redis.Redis:
 
 def redis_refusal(settings: Settings, error: Exception) -> AccessRefused | None:
     """The error of a Redis that is there and does not let us in; None if it is another one."""
-    is_tls = isinstance(error.__cause__ or error, ssl.SSLError) or "SSL" in str(error)
-    if not is_tls and not isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return None
-    return AccessRefused(
-        "TLS with Redis failed" if is_tls else "Redis refuses the login",
-        expected=f"a server at {settings.redis_url} " + (
-            "with a certificate for its host name that our CA has signed" if is_tls else "that takes our password"
-        ),
-        was=str(error),
-        action=f"correct {variable('redis_ssl_ca')} or the certificates" if is_tls
-        else f"correct {variable('redis_password')} (or its _FILE) and the user in {variable('redis_url')}",
-    )  # fmt: skip
+    if isinstance(error.__cause__ or error, ssl.SSLError) or "SSL" in str(error):
+        return AccessRefused(
+            "TLS with Redis failed", was=str(error),
+            expected=f"a server at {settings.redis_url} with a certificate for its host name that our CA has signed",
+            action=f"correct {variable('redis_ssl_ca')}, the certificates, or the host name",
+        )  # fmt: skip
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return AccessRefused(
+            "Redis does not allow it", expected=f"the rights of {RIGHTS} at {settings.redis_url}", was=str(error),
+            action="have them added (ACL SETUSER)",
+        )  # fmt: skip
+    if isinstance(error, redis.AuthenticationError):
+        return AccessRefused(
+            "Redis refuses the login", expected=f"a server at {settings.redis_url} that takes our password",
+            was=str(error),
+            action=f"correct {variable('redis_password')} (or its _FILE) and the user in {variable('redis_url')}",
+        )  # fmt: skip
+    return None
 
 
 def registry_of(settings: Settings) -> SchemaRegistry:

@@ -33,12 +33,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.config import Settings, environment, load_settings, unsecured
-from app.connection import open_redis, registry_of
+from app.connection import registry_of
 from app.cuts import random_cuts
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.importer import import_recording
 from app.publish import Progress, Publisher, play
-from app.redis_latest import check_redis
+from app.redis_latest import asked, check_redis
 from app.report import Advance, Report, facts, grid, shares, utc
 from app.synthetic import write_recording
 from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
@@ -253,7 +253,7 @@ def _reached(ends: list[int], advance: Advance) -> Callable[[list[int]], bool]:
 def _latest(settings: Settings) -> dict[str, Any]:
     """One vector as Redis serves it: of the first feature set, that of the first instrument by name."""
     feature_set = load(settings.feature_sets.partition(",")[0].strip())
-    with open_redis(settings) as client:
+    with asked(settings) as client:
         names = sorted(client.scan_iter(f"latest:{feature_set.id}:*"))
         if not names:
             return {"symbol": None, "time": None, "value": {}}

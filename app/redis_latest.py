@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from math import isnan
 from typing import Any, Final
 
@@ -49,10 +49,16 @@ class RedisSilent(DependencyDown):
 
 def check_redis(settings: Settings) -> None:
     """Errors: UsageError, AccessRefused, RedisSilent."""
-    url = settings.redis_url
+    with asked(settings) as client:
+        client.ping()
+
+
+@contextmanager
+def asked(settings: Settings) -> Iterator[redis.Redis]:
+    """A client for a few questions. Errors: UsageError, AccessRefused, RedisSilent."""
     try:
         with open_redis(settings, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
-            client.ping()
+            yield client
     except ValueError as error:
         raise UsageError(
             "ONETAPE_REDIS_URL cannot be used", expected="redis://host:port/number", was=str(error),
@@ -62,7 +68,7 @@ def check_redis(settings: Settings) -> None:
         if refusal := redis_refusal(settings, error):
             raise refusal from error
         raise RedisSilent(
-            "Redis does not answer", expected=f"a Redis at {url}", was=str(error),
+            "Redis does not answer", expected=f"a Redis at {settings.redis_url}", was=str(error),
             action="start it, set ONETAPE_REDIS_URL, or run the worker without the role latest",
         ) from error  # fmt: skip
 

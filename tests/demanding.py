@@ -12,6 +12,7 @@ import secrets
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Final
 import redis
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -115,16 +117,32 @@ class SecureBroker(KafkaBroker):
     def allow(self, user: str, role: str, prefix: str) -> None:
         """Give a user the rights of a role as docs/security.md lists them, under a topic prefix."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        made = admin.create_acls([
+        wanted = [
             AclBinding(
                 ResourceType[kind.upper()], prefix + name.rstrip("*"),
                 ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL,
                 f"User:{user}", "*", AclOperation[operation.upper()], AclPermissionType.ALLOW,
             )
             for kind, name, operations in rights(role) for operation in operations
-        ])  # fmt: skip
-        for future in made.values():
+        ]  # fmt: skip
+        for future in admin.create_acls(wanted).values():
             future.result()
+        anything = ResourceType.ANY, None, ResourcePatternType.ANY
+        every = AclBindingFilter(*anything, f"User:{user}", "*", AclOperation.ANY, AclPermissionType.ANY)
+        deadline = time.monotonic() + 10
+        while not set(wanted) <= set(admin.describe_acls(every).result()):  # the broker learns of them a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def take_away(self, user: str, prefix: str) -> None:
+        """A user may not join groups under a prefix any more."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        group = AclBindingFilter(
+            ResourceType.GROUP, f"{prefix}onetape-features-", ResourcePatternType.ANY, f"User:{user}", "*",
+            AclOperation.ANY, AclPermissionType.ANY,
+        )  # fmt: skip
+        (future,) = admin.delete_acls([group]).values()
+        assert future.result()
 
 
 def rights(role: str) -> list[tuple[str, str, list[str]]]:

@@ -25,7 +25,7 @@ from app.config import Settings, environment, load_settings, unsecured
 from app.embedded import free_port
 from app.producer import Producer
 from app.redis_frames import latest_key
-from app.redis_latest import RedisSilent, check_redis
+from app.redis_latest import RedisSilent, asked, check_redis
 from app.rights import check_rights, needed
 from app.topics import ensure_topics, refuse_live_clock, tape_origin
 from replay.parity import parity_of
@@ -167,8 +167,27 @@ def test_missing_rights_are_named_before_anything_is_read(place: Place) -> None:
         assert not place.shown_in(worker.words())
 
 
+def test_a_right_that_is_taken_away_ends_the_worker_in_one_line(place: Place) -> None:
+    boss, settings = (place.settings(user, topic_prefix="r.", log_level="WARNING") for user in (BOSS, "maker"))
+    settings = settings.model_copy(update={"data_dir": place.folder / "taken"})
+    ensure_topics(boss)
+    place.broker.allow("maker", "features", "r.")
+    raw = run.raw_tape(tapes.tape(tapes.market(3, 100), settings.partitions), settings)
+    run.publish(boss, raw)
+    with run.Worker(settings, ["features"]) as worker:
+        run.wait_committed(place.seen(settings), worker, [len(messages) for messages in raw])
+        place.broker.take_away("maker", "r.")
+        run.publish(boss, raw)
+        assert worker.ended() == 3
+        assert worker.words().splitlines()[-1].startswith("the Kafka broker does not allow it: ")
+        assert "Traceback" not in worker.words()
+
+
 def test_no_right_is_documented_that_nobody_needs() -> None:
     settings = load_settings()
+    names = {str(right) for right in needed(settings, ["features", "latest"])}
+    assert "Write on topic features.ready.v1" in names
+    assert not [name for name in names if "onetape-latest" in name]
     for role in ROLES.values():
         wanted = needed(settings, [role])
         for kind, name, operations in rights(role):
@@ -250,6 +269,8 @@ def test_a_certificate_lets_us_in_where_the_broker_demands_one(place: Place) -> 
 
 def test_a_redis_that_refuses_us_is_told_from_one_that_is_down(place: Place) -> None:
     check_redis(place.settings("maker"))
+    with pytest.raises(AccessRefused, match="Redis does not allow it"), asked(place.settings("maker")) as client:
+        client.flushall()
     stranger, nothing = str(place.certificates.stranger), {"redis_password_file": ""}
     for chosen, kind, words in [
         ({**nothing, "redis_password": "wrong"}, AccessRefused, "Redis refuses the login"),
