@@ -72,6 +72,9 @@ faults: setup ## Kill real workers N times and do them other harm, from SEED on;
 fuzz: setup ## Change the bytes of others until something breaks: decoder, venues, archive, states (SECONDS=600)
 	@$(PY) tests/fuzz.py --seconds $(or $(SECONDS),600)
 
+soak: setup ## Run a worker under a steady load for HOURS, killed every ten minutes; prints how it fares (HOURS=1)
+	@$(PY) tests/soak.py --hours $(or $(HOURS),1) --seed $(or $(SEED),1)
+
 lint: setup ## Check style and types only
 	@echo "Checking style and types ..."
 	@$(PY) -m ruff check --quiet .

@@ -23,10 +23,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from faust.exceptions import ConsistencyError
 
@@ -52,8 +52,11 @@ from schemas.feature_sets import load_all
 
 logger = logging.getLogger(__name__)
 
+Outcome = TypeVar("Outcome")
+
 BEAT_S: Final = 0.2
 STOP_S: Final = 4.0
+LEAVE_S: Final = 2.0
 PARENTLESS_S: Final = 15.0
 SWITCH_S: Final = 0.001
 """How long the loop may keep the threads that fetch from going on; Python's own 5 ms add up in the way of one Tick."""
@@ -82,8 +85,33 @@ def run_worker(settings: Settings, roles: Collection[str] = ROLES) -> int:
             if not set(roles) <= {CLOCK_ROLE}:
                 stack.enter_context(_owned(settings.data_dir))
                 _check_tape(settings)
-            asyncio.run(_serve(settings, roles))
+            _run(_serve(settings, roles))
     return 0
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, but what does not end when it is cancelled is left behind."""
+    loop = asyncio.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(main)
+    finally:
+        try:
+            loop.run_until_complete(_leave())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+async def _leave() -> None:
+    """Cancel what is still under way; a stop of Faust that a silent broker holds up does not end with that."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=LEAVE_S)
 
 
 def stop_with_parent() -> None:
@@ -265,19 +293,35 @@ async def _stop(roles: Sequence[Role], starting: Sequence[asyncio.Task[None]], i
 
 async def _stop_role(role: Role, is_clean: bool) -> None:
     """Errors: StopFailed when not everything that was read is saved and committed."""
-    app, is_saved = role.app, False
+    is_saved = False
     try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S + STOP_S):
-                is_saved = await role.close()
-                if is_clean and app.consumer.started:
-                    is_saved = await role.commit() and is_saved
+        is_saved = bool(await _within(CLOSE_S + STOP_S, _save(role, is_clean)))
     finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                await app.stop()
+        await _within(STOP_S, role.app.stop())
     if is_clean and not is_saved:
         raise StopFailed(
             "the last batches were not saved and committed", expected=f"all of it within {CLOSE_S + STOP_S:g} s",
             was="a stop that had to leave some of it", action="start it again: it continues from what is committed",
         )  # fmt: skip
+
+
+async def _save(role: Role, is_clean: bool) -> bool:
+    """Close a role's lanes, and commit in a clean stop. Whether the broker then has everything."""
+    is_saved = await role.close()
+    if is_clean and role.app.consumer.started:
+        is_saved = await role.commit() and is_saved
+    return is_saved
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Outcome]) -> Outcome | None:
+    """What came of it, or None where it takes longer: then it is cancelled and not waited for.
+
+    Faust takes a cancellation of its commit for the end of the commit before it, and begins anew: with a broker that
+    says nothing, waiting for that had no end.
+    """
+    task = asyncio.create_task(work)
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if done:
+        return task.result()
+    task.cancel()
+    return None

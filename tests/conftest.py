@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -15,6 +15,9 @@ from typing import Any, Final, NoReturn
 import pytest
 from kafka_broker import KafkaBroker, KafkaMissing
 from ledger import Ledger
+from tcp_proxy import TcpProxy
+
+from app.embedded import free_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -43,9 +46,25 @@ def broker() -> Iterator[KafkaBroker]:
         yield broker
 
 
+LINE: Final = """
+listeners=PLAINTEXT://127.0.0.1:{{port}},LINE://127.0.0.1:{line},CONTROLLER://127.0.0.1:{{controller_port}}
+advertised.listeners=PLAINTEXT://127.0.0.1:{{port}},LINE://127.0.0.1:{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LINE:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+"""
+
+
+@pytest.fixture(scope="module")
+def line() -> Iterator[tuple[KafkaBroker, TcpProxy]]:
+    """The same, and a bad line to it: whoever connects through the proxy stays on it."""
+    with ExitStack() as stack:
+        proxy = stack.enter_context(TcpProxy(seed=1, target=free_port()))
+        yield stack.enter_context(_started(LINE.format(line=proxy.target, proxy=proxy.port))), proxy
+
+
 @contextmanager
-def _started() -> Iterator[KafkaBroker]:
-    broker = KafkaBroker()
+def _started(properties: str = "") -> Iterator[KafkaBroker]:
+    broker = KafkaBroker(properties)
     try:
         broker.__enter__()
     except KafkaMissing as missing:

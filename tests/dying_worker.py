@@ -1,7 +1,7 @@
 """A worker that kills itself with SIGKILL at an exact point of its work: `dying_worker.py POINT N ROLE...`.
 
 Nothing of the worker is replaced: behind the N-th time that a function has returned the process is gone. With `none`
-for the point it lives.
+for the point it lives; with `kernel` the pass over a batch raises.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agents.bind import TapeReader
+from agents.engine import Engine
 from app.config import load_settings
 from app.redis_latest import PartitionLatest
 from app.roles.features import FeaturesWork, LaneEmit
@@ -36,14 +37,19 @@ topic; vectors on the topic, before the save; states in RocksDB, before the chan
 changelog, before the commit; the commit; some of the changelog read in a recovery."""
 
 
+KERNEL: Final = "kernel"
+
+
 def die_behind(point: str, count: int) -> None:
     """Arm this process."""
-    owner, name = POINTS[point]
+    owner, name = POINTS.get(point, (Engine, "apply"))
     call: Callable[..., Any] = getattr(owner, name)
     left = [count]
 
     def done() -> None:
         left[0] -= 1
+        if not left[0] and point == KERNEL:
+            raise ZeroDivisionError("a bug in a kernel")
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,7 +68,7 @@ def die_behind(point: str, count: int) -> None:
 
 def main() -> int:
     point, count, *roles = sys.argv[1:]
-    if point in POINTS:
+    if point != "none":
         die_behind(point, int(count))
     try:
         return run_worker(load_settings(), roles)

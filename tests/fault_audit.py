@@ -1,6 +1,6 @@
 """The ledger of a run with faults, counted from what it has left: topics, RocksDB, Redis, archive; against the oracle.
 
-Input: a stopped cluster whose last worker had every partition.
+Input: a stopped cluster; its last worker had every partition.
 Output: `Ledger`. Nothing is taken from what a worker says of itself.
 Units: recovery in milliseconds, from a kill to the first new vector in each partition, by the broker's stamps.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import live_worker as run
 import redis
+from fault_cluster import Cluster
 from ledger import Identity, Ledger, Place
 
 from app.config import Settings
@@ -29,8 +30,9 @@ from schemas.vectors import Vectors
 from tables.store import unpack
 
 
-def count(settings: Settings, tape: list[run.Raw], kills: Sequence[float], ledger: Ledger) -> Ledger:
-    """Count everything into `ledger`; `settings` are those of the last worker, `kills` wall-clock times."""
+def count(cluster: Cluster, ledger: Ledger) -> Ledger:
+    """Count everything into `ledger`."""
+    settings, tape, kills = cluster.settings, cluster.tape.laid, cluster.kills
     expected = run.oracle(settings, tape)
     for partition, messages in enumerate(tape):
         on_broker = [(message.key(), message.value()) for message in run.read_topic(settings, TAPE, partition)]
@@ -38,7 +40,8 @@ def count(settings: Settings, tape: list[run.Raw], kills: Sequence[float], ledge
         _count_letters(settings, partition, len(messages), expected, ledger)
         for feature_set in load_all(settings.feature_sets):
             _count_vectors(settings, feature_set, partition, expected, kills, ledger)
-    held = {place: blob for p in range(len(tape)) for place, blob in run.states_of(settings, p).items()}
+    owner = settings.model_copy(update={"data_dir": cluster.workers[-1].settings.data_dir})
+    held = {place: blob for p in range(len(tape)) for place, blob in run.states_of(owner, p).items()}
     ledger.count_states(held, expected.states)
     ledger.count_states(on_changelog(settings), expected.states)
     with redis.Redis.from_url(settings.redis_url) as client:

@@ -17,16 +17,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
 import dying_worker
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 from fault_tape import FaultTape
 from kafka_broker import KafkaBroker
 from live_worker import Raw
 from redis_server import RedisServer
+from tcp_proxy import TcpProxy
 
 from app.config import Settings, environment, load_settings
 from app.publish import Progress, Publisher
@@ -89,8 +92,14 @@ class Process:
 class Cluster:
     """What faults happen to."""
 
-    def __init__(self, broker: KafkaBroker, server: RedisServer, folder: Path, seed: int, speed: float = 3.0) -> None:
-        """`speed` is how many market seconds are published a second."""
+    def __init__(
+        self, broker: KafkaBroker, server: RedisServer, folder: Path, seed: int, *,
+        speed: float = 3.0, events_per_s: int = 60, line: TcpProxy | None = None,
+    ) -> None:  # fmt: skip
+        """`speed` is how many market seconds are published a second, of `events_per_s` events each.
+
+        Workers go through the `line` to the broker.
+        """
         self.chance, self.folder, self._speed = random.Random(seed), folder, speed
         self.broker, self.redis = broker, server
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,10 +110,12 @@ class Cluster:
             session_timeout_s=2.0, epoch_s=0.3, batch_size=128, archive_flush_s=0.5,
             data_dir=folder / "worker-0", archive_dir=folder / "archive",
         )  # fmt: skip
+        self._seen = {"brokers": f"127.0.0.1:{line.port}"} if line else {}
         server.flush()
         ensure_topics(self.settings)
-        self.tape = FaultTape(TapeCodec(open_registry(self.settings.registry)), PARTITIONS, seed)
+        self.tape = FaultTape(TapeCodec(open_registry(self.settings.registry)), PARTITIONS, seed, events_per_s)
         self.workers: list[Process] = []
+        self.roles: dict[int, Sequence[str]] = {}
         self.kills: list[float] = []
         self.faults: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -153,11 +164,14 @@ class Cluster:
         assert not self._failed, self._failed
         return self.tape.laid
 
-    def start(self, number: int | None = None, point: str | None = None, count: int = 1) -> Process:
+    def start(
+        self, number: int | None = None, point: str | None = None, count: int = 1, roles: Sequence[str] | None = None
+    ) -> Process:
         """Start one more worker, or one that has ended again; the first one keeps the archive."""
         home = len(self.workers) if number is None else number
-        settings = self.settings.model_copy(update={"data_dir": self.folder / f"worker-{home}"})
-        worker = Process(settings, (*ROLES, "archive") if home == 0 else ROLES, point, count)
+        settings = self.settings.model_copy(update={"data_dir": self.folder / f"worker-{home}", **self._seen})
+        self.roles.setdefault(home, roles or ((*ROLES, "archive") if home == 0 else ROLES))
+        worker = Process(settings, self.roles[home], point, count)
         if number is None:
             self.workers.append(worker)
         else:
@@ -225,6 +239,28 @@ class Cluster:
             self.tend()
             assert time.monotonic() < deadline, f"{what}: not within {GO_ON_S:.0f} s\n{self.words()}"
             time.sleep(0.05)
+
+    def wait_shared(self) -> None:
+        """Until every worker has partitions of the tape, and every partition one owner."""
+        admin = AdminClient({"bootstrap.servers": self.settings.brokers, "log_level": 0})
+        group, tape = groups(self.settings)["features"], wire_topic(self.settings, TAPE)
+
+        def is_shared() -> bool:
+            try:
+                members = admin.describe_consumer_groups([group], request_timeout=5)[group].result().members
+            except KafkaException:  # the coordinator is just coming back
+                return False
+            owned = [
+                [tp.partition for tp in member.assignment.topic_partitions if tp.topic == tape] for member in members
+            ]
+            has_all = sorted(chain.from_iterable(owned)) == list(range(PARTITIONS))
+            return has_all and sum(map(bool, owned)) == len(self.workers)
+
+        self.wait("every partition has one owner", is_shared)
+
+    def committed(self) -> list[int]:
+        """How far the tape is done, by partition."""
+        return self._progress.committed()
 
     def go_on(self) -> None:
         """Until all that is on the tape now is committed in every partition."""

@@ -189,10 +189,11 @@ def scale(cluster: Cluster, workers: int) -> None:
     while len(cluster.workers) < workers:
         cluster.start()
     cluster.go_on()
+    cluster.wait_shared()
 
 
 def catch_up(cluster: Cluster) -> None:
-    """The last worker does all that is left, and stops."""
+    """Whoever is there does all that is left, and stops."""
     ends, settings = [len(messages) for messages in cluster.calm()], cluster.settings
     cluster.go_on()
     groups = groups_of(settings)
@@ -200,7 +201,8 @@ def catch_up(cluster: Cluster) -> None:
         name = topic.removeprefix(settings.topic_prefix)
         due = ends if name == TAPE else [len(run.read_topic(settings, name, p)) for p in range(settings.partitions)]
         cluster.wait_for_group(groups["archive"], topic, due)
-    cluster.stop(0)
+    for number in range(len(cluster.workers)):
+        cluster.stop(number)
 
 
 def one_run(
@@ -212,7 +214,7 @@ def one_run(
         suffer(cluster, kills, tell)
         ledger = Ledger(seed=seed, kills=len(cluster.kills), faults=sum(cluster.faults[name] for name in HARMLESS))
         ledger.faults += len(PHASES) - 1
-        fault_audit.count(cluster.settings, cluster.tape.laid, cluster.kills, ledger)
+        fault_audit.count(cluster, ledger)
     delete_topics(cluster.settings)
     more = {
         "suffered": dict(cluster.faults), "points": dict(cluster.reached), "ended": dict(cluster.ended),

@@ -14,6 +14,7 @@ from fault_run import ALL_AT, AT_POINTS, DEADLY, HARMLESS, line, one_run, plan
 from kafka_broker import KafkaBroker
 from ledger import Ledger
 from redis_server import RedisServer
+from soak import soak
 
 SEED = 1
 
@@ -42,6 +43,16 @@ def test_thirty_kills_and_every_other_fault_do_no_harm(broker: KafkaBroker, tmp_
     assert set(more["suffered"]) == {AT_POINTS, *DEADLY, *HARMLESS}
     assert set(more["points"]) == set(POINTS)
     assert not any("Traceback" in word for word in more["ended"])
+
+
+@pytest.mark.kafka
+def test_a_short_soak_tells_how_it_fares_and_ends_with_the_ledger(broker: KafkaBroker, tmp_path: Path) -> None:
+    with RedisServer() as server:
+        *on_the_way, last = soak(broker, server, tmp_path, 0.002, SEED, lambda text: None)
+    assert on_the_way
+    assert all(each.keys() == {"minutes", "laid", "behind", "rss_mb", "kills"} for each in on_the_way)
+    assert last["ok"]
+    assert last["received"] >= on_the_way[-1]["laid"] > 0
 
 
 def test_a_seed_is_a_plan() -> None:

@@ -250,6 +250,7 @@ def test_what_was_fetched_and_dropped_is_fetched_again(tmp_path: Path, caplog: p
 
 
 @pytest.mark.kafka
+@pytest.mark.fault("broker", "retention shorter than the lag")
 def test_what_the_broker_has_deleted_is_said_and_passed(
     kafka: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -224,6 +224,7 @@ def test_kills_and_a_lost_folder_leave_no_trace_on_a_real_kafka(real: Place) -> 
 
 @pytest.mark.fault("replay", "the tape computed by one worker, or by two that take over from each other")
 @pytest.mark.kafka
+@pytest.mark.fault("crash", "SIGSTOP past the session timeout, then SIGCONT")
 def test_two_workers_share_and_take_over(kafka: str, tmp_path: Path) -> None:
     """One joins, one is stopped with SIGSTOP until it has lost its partitions and then goes on, one is killed."""
     place = Place(kafka, False, tmp_path)
@@ -277,6 +278,7 @@ def test_a_state_that_cannot_be_read_stops_the_worker_before_it_commits(embedded
     assert run.committed(settings) == half
 
 
+@pytest.mark.fault("broker", "a topic with another partition count than the settings")
 def test_what_is_missing_is_named_at_the_start(embedded: Place, tmp_path: Path) -> None:
     nobody = load_settings(brokers="127.0.0.1:1", data_dir=tmp_path / "a")
     with pytest.raises(DependencyDown, match=r"broker does not answer.*127\.0\.0\.1:1.*Action: "):
@@ -327,6 +329,7 @@ def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch) -> N
         load_settings()
 
 
+@pytest.mark.fault("crash", "SIGTERM")
 def test_a_signal_while_starting_is_a_clean_stop(embedded: Place) -> None:
     """At any moment from the lock on: compiling, joining the group, recovering."""
     settings = embedded.settings()
