@@ -33,7 +33,8 @@ from replay.footer import group_sizes
 from replay.prefetch import ahead
 from replay.rows import LETTER_SCHEMA, check_columns, letters_of, vector_schema
 from replay.segments import Segment, torn
-from schemas.arrow import ENUM_COLUMNS, HEAD, check_schema, from_table, kind_columns, kinds_of
+from replay.texts import check_texts, plain, plain_schema, text_columns
+from schemas.arrow import HEAD, check_schema, from_table, kind_columns, kinds_of
 from schemas.bounds import check_numbers
 from schemas.codec import DeadLetter
 from schemas.columns import Columns, Int64
@@ -154,7 +155,7 @@ class ArchiveReader:
             columns
             for segment in self.segments(partition)
             if segment.last_offset >= low and segment.first_offset <= high
-            for columns in _groups(self.path, segment, low, high, read, ENUM_COLUMNS)
+            for columns in _groups(self.path, segment, low, high, read)
         )
         with closing(ahead(parts, GROUPS_AHEAD) if read_ahead else parts) as decoded:
             yield from (part for part in decoded if len(part)) if batch_size is None else recut(decoded, batch_size)
@@ -197,17 +198,18 @@ def row_groups(root: Path, segment: Segment) -> Iterator[pa.Table]:
     return _groups(root, segment, -1, segment.last_offset, _read_whole)
 
 
-def _groups(
-    root: Path, segment: Segment, low: int, high: int, read: _Read[_Part], symbolic: Sequence[str] = ()
-) -> Iterator[_Part]:
+def _groups(root: Path, segment: Segment, low: int, high: int, read: _Read[_Part]) -> Iterator[_Part]:
     """What `read` makes of each row group that holds offsets low..high, each verified. Errors: SegmentTorn.
 
-    `read` gets the file, the number of a row group and the offsets it must hold; `symbolic` columns are not made into
-    strings.
+    `read` gets the file, which leaves texts as dictionaries, the number of a row group and the offsets it must hold.
     """
     files.check_hash(root, segment)
     try:
-        parquet = pq.ParquetFile(segment.file(root), page_checksum_verification=True, read_dictionary=symbolic)
+        with pq.ParquetFile(segment.file(root)) as about:
+            parquet = pq.ParquetFile(
+                segment.file(root), metadata=about.metadata, page_checksum_verification=True,
+                read_dictionary=text_columns(about),
+            )  # fmt: skip
         sizes = group_sizes(segment.file(root), parquet.num_row_groups)
     except _UNREADABLE as error:
         raise torn(root, segment, "a Parquet file", str(error)) from None
@@ -236,7 +238,7 @@ def _groups(
 
 def _check_columns(root: Path, segment: Segment, parquet: pq.ParquetFile) -> None:
     try:
-        check_schema(parquet.schema_arrow)
+        check_schema(plain_schema(parquet))
     except _UNREADABLE as error:
         raise torn(root, segment, "the columns of the tape", str(error)) from None
 
@@ -253,7 +255,7 @@ def _check_offsets(table: pa.Table, expected: Int64) -> None:
 def _read_whole(parquet: pq.ParquetFile, i: int, offsets: Int64) -> pa.Table:
     table = parquet.read_row_group(i)
     _check_offsets(table, offsets)
-    return table
+    return plain(table, plain_schema(parquet))
 
 
 def _read_vectors(feature_set: FeatureSet, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Vectors:
@@ -283,9 +285,11 @@ class _TapeRead:
     def __call__(self, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Columns:
         head = parquet.read_row_group(i, columns=HEAD)
         _check_offsets(head, offsets)
+        check_texts(head)
         keep = self._keep(head, offsets)
         kinds = kinds_of(head)
         table = parquet.read_row_group(i, columns=kind_columns(kinds if keep is None else kinds[keep]))
+        check_texts(table)
         for name in HEAD:
             table = table.append_column(name, head[name])
         columns = from_table(table, self.partition, keep)
