@@ -31,14 +31,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from app import metrics
 from app.clock import PAUSE_MAX_NS, tick
 from app.config import Settings
-from app.connection import librdkafka, registry_of
+from app.connection import FORBIDDEN, broker_failure, fatal, librdkafka, registry_of
 from app.last_ticks import last_ticks
 from app.live_clock import HostClock, LiveClock
 from app.producer import refused
 from app.roles.role import Fail
 from app.topics import wire_topic
 from schemas.codec import TapeCodec
-from schemas.errors import UsageError
+from schemas.errors import AccessRefused, OnetapeError, UsageError
 from schemas.topics import CLOCK_KEY, CLOCK_LEADER, TAPE
 from schemas.units import BASE_TICK_NS, NS_PER_S
 
@@ -110,14 +110,13 @@ class ClockLeader:
             while not self._stopping.is_set():
                 self._wake()
                 if self._refused is not None:
-                    raise refused(self._tape, self._refused.str())
+                    raise self._failure(self._refused)
                 if self._leads:
                     self._lead()
                 self._wait()
-        except KafkaException as error:  # what librdkafka cannot go on after
-            self._fail(refused(self._tape, error.args[0].str()))
         except Exception as error:
-            self._fail(error)
+            told = fatal(error)
+            self._fail(error if told is None else self._failure(told))
         finally:
             self._leave()
 
@@ -160,6 +159,8 @@ class ClockLeader:
             except _Deposed:
                 return
             except KafkaException as error:
+                if error.args[0].code() in FORBIDDEN:
+                    raise
                 self._unread += 1
                 if self._unread == UNREAD_MAX:
                     logger.warning("the end of %s cannot be read yet: %s", self._tape, error.args[0].str())
@@ -202,11 +203,15 @@ class ClockLeader:
                 self._under_way[at] += 1
                 self._producer.produce(self._tape, values[at], CLOCK_KEY.encode(), partition, on_delivery=report)
 
+    def _failure(self, error: KafkaError) -> OnetapeError:
+        failure = broker_failure(self._settings, [error], self._tape)
+        return failure if isinstance(failure, AccessRefused) else refused(self._tape, error.str())
+
     def _on_delivery(self, at: int, error: KafkaError | None, _: Message) -> None:
         """A Tick is in one more partition."""
         self._under_way[at] -= 1
         if error is not None and error.code() not in PURGED:
-            self._refused = error
+            self._refused = self._refused or error
         if not self._under_way[at]:
             del self._under_way[at]
             if error is None:
@@ -221,7 +226,7 @@ class ClockLeader:
         message = self._consumer.poll(self._seconds_to(until))
         error = None if message is None else message.error()
         if error is not None:
-            if error.fatal():
+            if error.fatal() or error.code() in FORBIDDEN:
                 raise KafkaException(error)
             logger.info("the clock's group: %s", error.str())
         time.sleep(self._seconds_to(until))  # librdkafka waits whole milliseconds

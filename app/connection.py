@@ -38,7 +38,7 @@ _LOGIN_REFUSED: Final = (
 _NO_COORDINATOR: Final = (
     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR,
 )  # fmt: skip
-_FORBIDDEN: Final = (
+FORBIDDEN: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 )  # fmt: skip
@@ -246,6 +246,15 @@ class Admin(AdminClient):
         return broker_failure(self._settings, [*self._heard.values(), error.args[0]], about)
 
 
+def fatal(error: Exception) -> KafkaError | None:
+    """What librdkafka cannot go on after, as a right that is missing; None for any other exception.
+
+    confluent-kafka raises it out of whichever call comes next; while that reports deliveries, as a SystemError's cause.
+    """
+    raised = error.__cause__ if isinstance(error, SystemError) else error
+    return raised.args[0] if isinstance(raised, KafkaException) else None
+
+
 def broker_failure(settings: Settings, errors: list[KafkaError], about: str = "") -> OnetapeError:
     """The error of a broker that refuses us or does not answer, by the first of these that says why."""
     told = f"{about}: " if about else ""
@@ -258,7 +267,7 @@ def broker_failure(settings: Settings, errors: list[KafkaError], about: str = ""
                 expected=f"a certificate for the host name in {settings.brokers} that our CA has signed",
                 action=f"correct {variable('kafka_ssl_ca')}, the certificates, or the host name in ONETAPE_BROKERS",
             )  # fmt: skip
-        if error.code() in _FORBIDDEN:
+        if error.code() in FORBIDDEN:
             return forbidden(settings, told + error.str())
     said = next((error for error in errors if error.code() == KafkaError._TRANSPORT), errors[-1])
     return broker_down(settings.brokers, told + said.str())

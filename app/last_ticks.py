@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from app.clock import PAUSE_MAX_NS
 from app.config import Settings
 from app.connection import librdkafka
+from app.topics import CLOCK_ROLE, groups
 from schemas.codec import TapeCodec
 from schemas.errors import RecordRefused
 from schemas.events import Kind
@@ -61,8 +62,8 @@ class _Part:
 
 def last_ticks(settings: Settings, tape: str, codec: TapeCodec, still: Callable[[], None]) -> list[int | None]:
     """[partitions] the last Tick, as far back as it matters."""
-    consumer = Consumer(
-        {**librdkafka(settings), "group.id": f"{tape}-ticks", "enable.auto.commit": False,
+    consumer = Consumer(  # joins no group and commits nothing; a broker asks all the same whether it may read as one
+        {**librdkafka(settings), "group.id": groups(settings)[CLOCK_ROLE], "enable.auto.commit": False,
          "auto.offset.reset": "earliest", "enable.partition.eof": True, "log_level": 0}
     )  # fmt: skip
     parts: list[_Part] = []

@@ -9,6 +9,7 @@ Errors: DependencyDown when the broker does not answer or does not acknowledge.
 from __future__ import annotations
 
 import heapq
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from app.config import Settings
-from app.connection import broker_down, broker_failure, librdkafka
+from app.connection import broker_down, broker_failure, fatal, librdkafka
 from replay.reader import ArchiveReader
 from schemas.codec import TapeCodec
 from schemas.columns import Columns, to_events
@@ -33,6 +34,11 @@ AHEAD_BYTES_MAX = 5_000_000
 MESSAGE_OVERHEAD_BYTES = 80
 STALLED_AFTER_S = 90.0
 ANSWER_S = 15.0
+
+SILENT = logging.getLogger("librdkafka.publisher")
+"""Of what ends a publisher its error tells."""
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
 
 Answer = TypeVar("Answer")
 
@@ -47,12 +53,18 @@ class Publisher:
             {**librdkafka(settings), "enable.idempotence": True, "linger.ms": 20,
              "compression.type": "zstd",
              "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
-             "log_level": 0}
+             "log_level": 0},
+            logger=SILENT,
         )  # fmt: skip
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            self._failed = error
+            self._failed = self._failed or error
+
+    def _failure(self, error: Exception) -> Exception:
+        """What the producer cannot go on after, as an error for people."""
+        told = fatal(error)
+        return error if told is None else broker_failure(self._settings, [told])
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Hand over one record; waits while the buffer is full."""
@@ -65,11 +77,16 @@ class Publisher:
                 return
             except BufferError:
                 self._producer.poll(0.1)
+            except (KafkaException, SystemError) as error:
+                raise self._failure(error) from error
         raise broker_failure(self._settings, [self._failed])
 
     def flush(self) -> None:
         """Wait for every acknowledgement."""
-        left = self._producer.flush(60)
+        try:
+            left = self._producer.flush(60)
+        except (KafkaException, SystemError) as error:
+            raise self._failure(error) from error
         if self._failed is not None:
             raise broker_failure(self._settings, [self._failed])
         if left:

@@ -30,9 +30,12 @@ from app.rights import check_rights, needed
 from app.topics import ensure_topics, refuse_live_clock, tape_origin
 from replay.parity import parity_of
 from replay.reader import ArchiveReader
+from schemas.codec import TapeCodec
 from schemas.errors import AccessRefused, DependencyDown, OnetapeError, UsageError
 from schemas.feature_sets import load_all
-from schemas.topics import TAPE
+from schemas.registry import open_registry
+from schemas.topics import CLOCK_KEY, TAPE
+from schemas.units import BASE_TICK_NS
 
 REDIS_PASSWORD = "pw-redis-7c01b7d5"
 WAIT_S = 60.0
@@ -113,7 +116,7 @@ def work(place: Place, made: dict[str, Settings], raw: list[run.Raw]) -> str:
         run.wait_committed(seen, workers["keeper"], ends, role="archive")
         run.wait_committed(seen, workers["keeper"], vectors, feature_set.topic, "archive")
         run.wait_committed(seen, workers["server"], vectors, feature_set.topic, "latest")
-        wait(workers["clock"], lambda: run.read_topic(place.seen(made["clock"]), TAPE, 1))
+        wait(workers["clock"], lambda: len(run.read_topic(place.seen(made["clock"]), TAPE, 1)) > 1)
         for worker in workers.values():
             worker.process.send_signal(signal.SIGTERM)
         assert [worker.process.wait(30) for worker in workers.values()] == [0] * len(workers)
@@ -132,6 +135,9 @@ def test_every_role_works_with_tls_a_login_and_the_least_rights(place: Place) ->
     for user, role in ROLES.items():
         place.broker.allow(user, role, made[user].topic_prefix)
     raw = imported(place)
+    codec, now = TapeCodec(open_registry(made["clock"].registry)), time.time_ns() // BASE_TICK_NS * BASE_TICK_NS
+    first = [(CLOCK_KEY.encode(), codec.encode(tapes.tick(now)))]  # the end of a tape is read as well
+    run.publish(place.settings(BOSS, topic_prefix="c."), [first, first])
     seen = place.seen(made["maker"])
     expected = run.oracle(seen, raw)  # compiles for the worker, too
     shown = work(place, made, raw)
@@ -162,6 +168,8 @@ def test_missing_rights_are_named_before_anything_is_read(place: Place) -> None:
         with pytest.raises(AccessRefused, match=r"Read on group d\.onetape-.*Read on topic d\..*Action: ") as refused:
             check_rights(settings, [role])
         assert refused.value.expected == "; ".join(map(str, needed(settings, [role])))
+    with pytest.raises(AccessRefused, match="does not allow it"):
+        run.publish(settings, [[(b"V:A", b"")]])
     with run.Worker(settings, ["features"]) as worker:
         assert worker.ended() == 3
         assert not place.shown_in(worker.words())
