@@ -62,8 +62,8 @@ class DelayChangelog:
 
 
 @dataclass(frozen=True)
-class DelayLetters:
-    """The same for dead letters."""
+class DelayOutput:
+    """The same for vectors and dead letters."""
 
     seconds: float
     longer: float
@@ -76,7 +76,7 @@ class RedisDown:
     seconds: float
 
 
-Step = Publish | Kill | LoseStore | Rebalance | Pause | DelayChangelog | DelayLetters | RedisDown
+Step = Publish | Kill | LoseStore | Rebalance | Pause | DelayChangelog | DelayOutput | RedisDown
 
 
 def plan_of(seed: int) -> list[Step]:
@@ -107,7 +107,7 @@ def _any(chance: random.Random, worker: str) -> Step:
         lambda: Rebalance(chance.choice(WORKERS)),
         lambda: Pause(worker, chance.choice((0.5, 1.0, 1.5, 3.0)) * SESSION_S),
         lambda: DelayChangelog(chance.uniform(0.5, 6.0), chance.uniform(0.3, 4.0)),
-        lambda: DelayLetters(chance.uniform(0.5, 6.0), chance.uniform(0.3, 4.0)),
+        lambda: DelayOutput(chance.uniform(0.5, 6.0), chance.uniform(0.3, 4.0)),
         lambda: RedisDown(chance.uniform(0.1, 5.0)),
     ]
     return chance.choices(kinds, (40, 15, 12, 11, 13, 5, 4))[0]()

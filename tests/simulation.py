@@ -30,7 +30,7 @@ from ledger import Ledger
 from plans import (
     WORKERS,
     DelayChangelog,
-    DelayLetters,
+    DelayOutput,
     Kill,
     LoseStore,
     Pause,
@@ -173,9 +173,9 @@ class Run:
             case DelayChangelog(seconds, longer):
                 self.ledger.faults += 1
                 world.delayed[CHANGELOG] = world.now + seconds, longer
-            case DelayLetters(seconds, longer):
+            case DelayOutput(seconds, longer):
                 self.ledger.faults += 1
-                world.delayed[DEAD_LETTERS] = world.now + seconds, longer
+                world.delayed[DEAD_LETTERS] = world.delayed[MICRO.topic] = world.now + seconds, longer
             case RedisDown(seconds):
                 self.ledger.faults += 1
                 world.redis_is_down_until = world.now + seconds

@@ -261,15 +261,33 @@ class Group:
         self._seen: dict[Process, float] = {}
         """When each member was heard of last."""
         self._joining: dict[Process, asyncio.Future[tuple[int, list[int]]]] = {}
+        self._assigned: dict[Process, list[int]] = {}
         self._is_preparing = False
 
     def join(self, member: Process) -> asyncio.Future[tuple[int, list[int]]]:
-        """The generation and the member's partitions, once every member has joined or is given up."""
+        """The generation and the member's partitions, once every member has joined or is given up.
+
+        Who comes back on its disk is the member it was (app/membership.py): no other is stopped for it.
+        """
         member.step()
+        before = self._before(member)
+        if before is not None:
+            del self._seen[before]
+            self._joining.pop(before, None)
         self._seen[member] = self._world.now
+        if before is not None and before in self._assigned and not self._is_preparing:
+            mine = self._assigned[member] = self._assigned.pop(before)
+            known: asyncio.Future[tuple[int, list[int]]] = member.loop.create_future()
+            known.set_result((self.generation, mine))
+            return known
         joined = self._joining[member] = member.loop.create_future()
         self._prepare()
         return joined
+
+    def _before(self, member: Process) -> Process | None:
+        """The dead process that the member was, as far as its disk knows."""
+        dead = (each for each in self._seen if each.name == member.name and not each.is_alive)
+        return next(dead, None) if member.name in self._world.disks else None
 
     def leave(self, member: Process) -> None:
         if self._seen.pop(member, None) is not None:
@@ -305,9 +323,10 @@ class Group:
         self._is_preparing = False
         self.generation += 1
         members = [each for each in self._joining if each.is_alive]
+        self._assigned.clear()
         self._world.chance.shuffle(members)
         for i, member in enumerate(members):
-            mine = list(range(i, self._world.partitions, len(members)))
+            mine = self._assigned[member] = list(range(i, self._world.partitions, len(members)))
             future = self._joining[member]
             if not future.done():
                 future.set_result((self.generation, mine))
