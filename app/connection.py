@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from app.config import SECRETS, Settings, variable
 from schemas.errors import AccessRefused, DependencyDown, OnetapeError, UsageError
@@ -30,6 +30,10 @@ Answer = TypeVar("Answer")
 
 SECRET_BYTES_MAX: Final = 4096
 ANSWER_S: Final = 5.0
+ASK_S: Final = 0.5
+"""After so long it is looked whether a broker has refused us; what is under way is not given up for it."""
+REFUSED_S: Final = 1.0
+"""Another broker of the cluster may let us in."""
 RIGHTS: Final = "docs/security.md"
 _LOGIN_REFUSED: Final = (
     KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM,
@@ -225,6 +229,18 @@ class Admin(AdminClient):
                 was=f"{settings.brokers!r}: {error.args[0].str()}",
                 action="correct ONETAPE_BROKERS or the ONETAPE_KAFKA_ settings",
             ) from error  # fmt: skip
+
+    def cluster(self) -> ClusterMetadata:
+        """The broker and its topics. Errors: AccessRefused soon, DependencyDown when it does not answer."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return self.list_topics(timeout=ASK_S)
+            except KafkaException as error:
+                failure = self.failure(error)
+                patience = REFUSED_S if isinstance(failure, AccessRefused) else ANSWER_S
+                if time.monotonic() - begun > patience:
+                    raise failure from error
 
     def result(self, ask: Callable[[], Future[Answer]]) -> Answer:
         """What a question about a group comes back with; asked again while the broker finds out who keeps the groups.

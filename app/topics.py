@@ -79,12 +79,7 @@ def _changelog(settings: Settings) -> str:
 
 def tape_origin(settings: Settings) -> str:
     """Which tape this is, for its archive: the broker's own id and the topic. Errors: DependencyDown."""
-    admin = Admin(settings)
-    try:
-        cluster = admin.list_topics(timeout=ANSWER_S).cluster_id
-    except KafkaException as error:
-        raise admin.failure(error) from error
-    return f"kafka:{cluster}/{wire_topic(settings, TAPE)}"
+    return f"kafka:{Admin(settings).cluster().cluster_id}/{wire_topic(settings, TAPE)}"
 
 
 def partitions_of(settings: Settings) -> dict[str, int]:
@@ -177,8 +172,4 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
 
 def _present(admin: Admin) -> dict[str, int]:
     """Topics on the broker with their partition counts."""
-    try:
-        listed = admin.list_topics(timeout=ANSWER_S).topics
-        return {name: len(topic.partitions) for name, topic in listed.items()}
-    except KafkaException as error:
-        raise admin.failure(error) from error
+    return {name: len(topic.partitions) for name, topic in admin.cluster().topics.items()}

@@ -182,6 +182,7 @@ def test_a_right_that_is_taken_away_ends_the_worker_in_one_line(place: Place) ->
     place.broker.allow("maker", "features", "r.")
     raw = run.raw_tape(tapes.tape(tapes.market(3, 100), settings.partitions), settings)
     run.publish(boss, raw)
+    run.oracle(boss, raw)  # compiles for the worker
     with run.Worker(settings, ["features"]) as worker:
         run.wait_committed(place.seen(settings), worker, [len(messages) for messages in raw])
         place.broker.take_away("maker", "r.")
