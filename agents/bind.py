@@ -34,8 +34,8 @@ STATE_TABLE: Final = "state"
 STREAM_BATCHES: Final = 4
 """Batches that wait between the consumer and the lanes, over all partitions."""
 
-RECOVERED: Final = 2
-"""Fetches of the changelog that are written down together. With 1 Faust would go on reading what it writes itself."""
+RECOVERED: Final = 16
+"""Fetches of the changelog that are written down together: 4 MiB each at most, over all partitions."""
 
 Bury = Callable[[int, Sequence[DeadLetter]], Awaitable[None]]
 

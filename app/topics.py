@@ -30,6 +30,8 @@ SETS_NAME_MAX: Final = 140
 """With the longest prefix and what Faust adds, still under the 249 characters of a topic's name."""
 COMPACTION_LAG_MS: Final = 600_000
 """A state record stays on the changelog for so long, whatever is written after it: see tables/store.py."""
+CHANGELOG_SEGMENT_BYTES: Final = 32 << 20
+"""Kafka compacts no segment that it still appends to, and by default a GiB goes into one: minutes of a recovery."""
 
 
 def wire_topic(settings: Settings, topic: str) -> str:
@@ -163,6 +165,7 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
     config: dict[str, Any] = {"max.message.bytes": str(2 * limits.MESSAGE_BYTES_MAX)}
     if name == _changelog(settings):
         config |= {"cleanup.policy": "compact", "min.compaction.lag.ms": str(COMPACTION_LAG_MS)}
+        config["segment.bytes"] = str(CHANGELOG_SEGMENT_BYTES)
     else:
         topic = next(topic for topic in _topics(settings) if wire_topic(settings, topic.name) == name)
         config |= {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}

@@ -81,12 +81,19 @@ def pack(applied: int, blob: bytes) -> bytes:
 
 def unpack(value: bytes) -> tuple[int, bytes]:
     """(offset applied last, blob) of a stored value. Errors: StateRefused."""
+    return _applied(value), value[_HEADER.size :]
+
+
+def _applied(value: bytes | None) -> int:
+    """The offset that a stored value has applied last, -1 without one. Errors: StateRefused."""
+    if value is None:
+        return -1
     if len(value) < _HEADER.size:
         raise StateRefused(
             "a stored state is cut", expected=f"at least {_HEADER.size} bytes", was=f"{len(value)} bytes",
             action="delete the data folder; the states come back from the changelog",
         )  # fmt: skip
-    return _HEADER.unpack_from(value)[0], value[_HEADER.size :]
+    return int(_HEADER.unpack_from(value)[0])
 
 
 def newest(
@@ -103,10 +110,10 @@ def newest(
         if value is None:
             found[key] = (-1, None)
             continue
-        applied = unpack(value)[0]
+        applied = _applied(value)
         if key not in found:
             stored = present(key)
-            found[key] = (-1 if stored is None else unpack(stored)[0], stored)
+            found[key] = (_applied(stored), stored)
         if applied >= found[key][0]:
             found[key] = (applied, value)
     return {key: value for key, (_, value) in found.items()}
@@ -148,22 +155,28 @@ class Store(faust_rocksdb.Store):
         self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:
         """Take recovered values; a value that has applied less than the one at hand is late and left out."""
+        fetched: dict[int, list[Records]] = {}
         try:
             for event in batch:
-                self._take(cast(Records, event.value))
+                records = cast(Records, event.value)
+                fetched.setdefault(records.partition, []).append(records)
+            for partition, fetches in fetched.items():
+                self._take(partition, fetches)
         except Exception as error:  # Faust would log it and call the recovery complete
             self._failure = self._failure or error
 
-    def _take(self, raw: Records) -> None:
-        """Write what one fetch brought of a partition, each key once."""
-        db, writes = self._db_for_partition(raw.partition), rocksdict.WriteBatch(raw_mode=True)
-        for key, value in newest(raw.keys, raw.values, db.get).items():
+    def _take(self, partition: int, fetches: Sequence[Records]) -> None:
+        """Write what some fetches brought of a partition, each key once: they hold every state many times."""
+        db, writes = self._db_for_partition(partition), rocksdict.WriteBatch(raw_mode=True)
+        keys = [key for records in fetches for key in records.keys]
+        values = [value for records in fetches for value in records.values]
+        for key, value in newest(keys, values, db.get).items():
             if value is None:
                 writes.delete(key)
             else:
                 writes.put(key, value)
         db.write(writes)
-        self.set_persisted_offset(TP(raw.topic, raw.partition), raw.offsets[-1])
+        self.set_persisted_offset(TP(fetches[-1].topic, partition), fetches[-1].offsets[-1])
 
     def _open_for_partition(self, partition: int) -> Any:
         path = self.partition_path(partition)
