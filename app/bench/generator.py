@@ -112,7 +112,7 @@ class Schedule:
 def generate(settings: Settings, load: Load, out: Path) -> None:
     """The whole load."""
     market, wire = Market(load, settings.partitions), TapeWire(open_registry(settings.registry))
-    producer = TapeProducer(settings, **{"linger.ms": 1})
+    producer = TapeProducer(settings, {"linger.ms": 1})
     before = [0] * settings.partitions
     since = (time.time_ns() // NS_PER_S - BEFORE_S) * NS_PER_S
     for stream in market.streams:

@@ -9,7 +9,7 @@ Units: ns UTC; seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,8 +73,9 @@ class Market:
 class TapeProducer:
     """Hands messages to librdkafka; whether all arrived is known after `flush`."""
 
-    def __init__(self, settings: Settings, **chosen: Any) -> None:
-        self._brokers, self._topic = settings.brokers, wire_topic(settings, TAPE)
+    def __init__(self, settings: Settings, chosen: Mapping[str, Any], topic: str = "") -> None:
+        """`topic` is another one than the tape, as the broker names it."""
+        self._brokers, self._topic = settings.brokers, topic or wire_topic(settings, TAPE)
         self._failed: KafkaError | None = None
         self._producer = Producer(
             {**librdkafka(settings), "enable.idempotence": True, "log_level": 0,
@@ -122,7 +123,7 @@ class Prepared:
 def prepare(settings: Settings, load: Load, poison_every: int = 0) -> Prepared:
     """Lay a market onto the tape as fast as the broker takes it; each n-th record is followed by a bad one."""
     market, wire = Market(load, settings.partitions), TapeWire(open_registry(settings.registry))
-    producer = TapeProducer(settings, **{"linger.ms": 20})
+    producer = TapeProducer(settings, {"linger.ms": 20})
     records, bad = [0] * settings.partitions, 0
 
     def put(partition: int, messages: list[Message]) -> None:

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from agents.engine import Engine
 from app.bench import side
@@ -33,7 +33,8 @@ from app.config import Settings
 from app.connection import librdkafka
 from app.embedded import EmbeddedRedis
 from app.publish import Progress
-from app.topics import groups, wire_topic
+from app.roles.features import SAVES_PER_S
+from app.topics import COMPACTION_LAG_MS, changelog_of, groups, wire_topic
 from schemas.columns import Columns
 from schemas.feature_sets import FeatureSet
 from schemas.registry import open_registry
@@ -47,6 +48,8 @@ BEHIND_S: Final = 150
 LEFT: Final = 100
 NEXT_S: Final = 5
 """Seconds of the load that are published behind a kill, so that there is a newer T however quick the worker was."""
+SAVED_S: Final = COMPACTION_LAG_MS / 1000
+"""What a worker saves in so long is all on its changelog."""
 TURN_ROWS: Final = 10_000
 FOUND_S: Final = 180.0
 TARGETS: Final = {"recovery": Target(15, 5, "s", at_most=True), "rebuild": Target(45, 15, "s", at_most=True)}
@@ -69,7 +72,7 @@ class Feed:
 
     def __init__(self, settings: Settings, load: Load) -> None:
         self._market, self._wire = Market(load, settings.partitions), TapeWire(open_registry(settings.registry))
-        self._producer = TapeProducer(settings, **{"linger.ms": 5})
+        self._producer = TapeProducer(settings, {"linger.ms": 5})
         self.records = [0] * settings.partitions
 
     def begin(self) -> None:
@@ -102,7 +105,7 @@ class Found:
 
 
 class Listener:
-    """Reads a features topic from some offsets on."""
+    """Reads a topic from some offsets on."""
 
     def __init__(self, settings: Settings, topic: str, first: list[int]) -> None:
         self._consumer = Consumer(
@@ -117,14 +120,14 @@ class Listener:
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
-    def values(self, alive: Callable[[], None]) -> Iterator[tuple[float, bytes]]:
-        """Append time and value of each vector, until FOUND_S have passed."""
+    def messages(self, alive: Callable[[], None]) -> Iterator[Message]:
+        """Each record that comes, until FOUND_S have passed."""
         deadline = time.monotonic() + FOUND_S
         while time.monotonic() < deadline:
             alive()
             for message in self._consumer.consume(1_000, 0.1):
                 if message.error() is None:
-                    yield message.timestamp()[1] / 1000, message.value() or b""
+                    yield message
 
 
 def recovered(runs: Runs, wanted: set[str]) -> list[Figure]:
@@ -144,6 +147,8 @@ def recovered(runs: Runs, wanted: set[str]) -> list[Figure]:
         values: list[bytes] = []
         for name in TARGETS:
             progress.wait(lambda committed: committed == feed.records, worker.alive)
+            if name == "rebuild":
+                _age(settings, load)
             feed.seconds(BEHIND_S)
             at = time.time()
             worker.kill()
@@ -163,12 +168,35 @@ def recovered(runs: Runs, wanted: set[str]) -> list[Figure]:
     return figures
 
 
+def _age(settings: Settings, load: Load) -> None:
+    """Lay onto the changelog what it has of SAVED_S of saving at the worker's rate: every state again and again."""
+    changelog = changelog_of(groups(settings)["features"])
+    states: list[dict[bytes, bytes]] = [{} for _ in range(settings.partitions)]
+    left = sum(ends(settings, changelog))
+    with Listener(settings, changelog, [0] * settings.partitions) as listener:
+        for message in listener.messages(_nobody):
+            states[message.partition() or 0][message.key() or b""] = message.value() or b""
+            left -= 1
+            if not left:
+                break
+    producer = TapeProducer(settings, {"linger.ms": 20, "batch.size": 256 << 10}, changelog)
+    rounds = int(SAVED_S * SAVES_PER_S * settings.partitions / load.symbols)
+    for _ in range(min(rounds, load.symbols)):
+        for partition, own in enumerate(states):
+            producer.put(partition, list(own.items()))
+    producer.flush()
+
+
+def _nobody() -> None:
+    """There is no worker whose end would have to be told."""
+
+
 def _stood(settings: Settings, feature_set: FeatureSet, records: int, at: float) -> Killed:
     """Where a worker that is no more had come, by the last vector of each partition."""
     outputs, last = ends(settings, wire_topic(settings, feature_set.topic)), []
     with Listener(settings, wire_topic(settings, feature_set.topic), [max(end - 1, 0) for end in outputs]) as listener:
-        for _, value in listener.values(lambda: None):
-            last.append(value)
+        for message in listener.messages(_nobody):
+            last.append(message.value() or b"")
             if len(last) == sum(end > 0 for end in outputs):
                 break
     vectors = VectorCodec(open_registry(settings.registry), feature_set).decode(last)
@@ -182,7 +210,8 @@ def _listen(
     """Until every symbol has a vector that is newer than anything before the kill."""
     found, seen = Found(0.0, 0.0, [], 0), set()
     with Listener(settings, wire_topic(settings, feature_set.topic), killed.outputs) as listener:
-        for stamp, value in listener.values(alive):
+        for message in listener.messages(alive):
+            stamp, value = message.timestamp()[1] / 1000, message.value() or b""
             found.values.append(value)
             if time_of(value) <= killed.newest:
                 found.repeats += 1
