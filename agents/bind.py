@@ -122,6 +122,10 @@ class LaneStates:
         """Every state of the partition. Errors: StateRefused."""
         return self._changelog.load(partition, self._end_offset(partition))
 
+    async def room(self) -> None:
+        """Returns once the broker is not too far behind with the states it was given."""
+        await self._changelog.room()
+
     def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
         """Store states; the broker gets them before the next commit. Errors: DependencyDown."""
         self._fence()

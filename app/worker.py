@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -58,6 +58,8 @@ BEAT_S: Final = 0.2
 STOP_S: Final = 4.0
 LEAVE_S: Final = 2.0
 PARENTLESS_S: Final = 15.0
+PATIENCE_S: Final = 10.0
+COMPILING: Final = "compiling what this worker runs: about a minute, at the first start after an installation"
 SWITCH_S: Final = 0.001
 """How long the loop may keep the threads that fetch from going on; Python's own 5 ms add up in the way of one Tick."""
 GC_THRESHOLDS: Final = (100_000, 20, 100)
@@ -219,20 +221,15 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
         loop.add_signal_handler(number, stop.set)
     pulse = Pulse(settings.session_timeout_s)
     async with AsyncExitStack() as stack:
-        started: list[Role] = []
-        if "features" in roles:
-            started.append(features_role(settings, stack, pulse.fence, fail, serves="latest" in roles))
-        elif "latest" in roles:
-            started.append(latest_role(settings, stack, fail))
-        if "archive" in roles:
-            started.append(archive_role(settings, stack, fail))
+        with _compiling():
+            started = _chosen(settings, roles, stack, pulse.fence, fail)
+            prepare()
         for role in started:
             consumers.follow(role.name, role)
             if not settings.broker_is_embedded:  # it knows no named members
                 role.app.conf.consumer_group_instance_id = member_name(settings, role.name)
         if settings.web_port:
             await serve_web(settings, started, stack)
-        prepare()
         if CLOCK_ROLE in roles:
             clock_role(settings, stack, fail)
         _spare_collector()
@@ -253,6 +250,32 @@ async def _serve(settings: Settings, roles: Collection[str]) -> None:
         failures += await _stop(started, starting, is_clean=not failures)
         if failures:
             raise _named(failures[0], settings)
+
+
+def _chosen(
+    settings: Settings, roles: Collection[str], stack: AsyncExitStack, fence: Callable[[], None], fail: Fail
+) -> list[Role]:
+    """The roles that are Faust apps, their code compiled or read from the cache."""
+    chosen: list[Role] = []
+    if "features" in roles:
+        chosen.append(features_role(settings, stack, fence, fail, serves="latest" in roles))
+    elif "latest" in roles:
+        chosen.append(latest_role(settings, stack, fail))
+    if "archive" in roles:
+        chosen.append(archive_role(settings, stack, fail))
+    return chosen
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Say so if it takes long: the first start of an installation compiles for a minute."""
+    timer = threading.Timer(PATIENCE_S, logger.warning, [COMPILING])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _spare_collector() -> None:

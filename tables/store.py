@@ -42,6 +42,8 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "max_write_buffer_number": 2,
     "target_file_size_base": 8 << 20,
 }
+UNDELIVERED_BYTES: Final = 64 << 20
+"""States that wait for the broker, over all partitions; one save more may join them."""
 _HEADER: Final = struct.Struct(">q")
 _REFUSALS: Final = ("while lock file", "lock hold", "no space", "permission", "read-only", "too many open files")
 """What RocksDB says when the folder is fine and the machine is not: no reason to throw a state away."""
@@ -261,8 +263,8 @@ class Changelog:
 
     def __init__(self, store: Store, topic: str, publish: Publish) -> None:
         self._store, self._topic, self._publish = store, topic, publish
-        self._pending: dict[asyncio.Future[int], None] = {}
-        """In the order of the saves, so that runs are alike."""
+        self._pending: dict[asyncio.Future[int], int] = {}
+        """Bytes of each save, in the order of the saves, so that runs are alike."""
 
     def save(self, partition: int, states: Mapping[str, tuple[int, bytes]]) -> None:
         """Store states, (offset applied last, blob) each, and hand them to the producer. Errors: DependencyDown."""
@@ -271,7 +273,7 @@ class Changelog:
         values = [(key.encode(), pack(applied, blob)) for key, (applied, blob) in states.items()]
         self._store.put(partition, values)
         future = self._publish(self._topic, partition, [(key, value) for key, value in values])
-        self._pending[future] = None
+        self._pending[future] = sum(len(value) for _, value in values)
         future.add_done_callback(lambda done: self._delivered(partition, done))
 
     def load(self, partition: int, end_offset: int | None) -> dict[str, bytes]:
@@ -287,6 +289,17 @@ class Changelog:
                 )  # fmt: skip
             states[key.decode()] = blob
         return states
+
+    async def room(self) -> None:
+        """Returns once at most UNDELIVERED_BYTES are on their way to the broker; what has failed is not.
+
+        A changelog that is slower than the tape would otherwise queue states until a delivery is given up.
+        """
+        while True:
+            under_way = {future: size for future, size in self._pending.items() if not future.done()}
+            if sum(under_way.values()) <= UNDELIVERED_BYTES:
+                return
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
 
     async def settle(self) -> None:
         """Returns when the broker has every state saved before the call. Errors: DeliveryFailed."""

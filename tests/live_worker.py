@@ -23,6 +23,7 @@ from agents.features import features_agent
 from app.config import Settings, environment
 from app.publish import Progress, Publisher
 from app.topics import ROLES, groups, wire_topic
+from app.worker import COMPILING
 from schemas.codec import DeadLetter, TapeCodec
 from schemas.columns import Columns, to_events
 from schemas.feature_sets import load_all
@@ -67,8 +68,8 @@ class Worker:
         assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.words()}"
 
     def words(self) -> str:
-        """What it has said, all starts together."""
-        return self._log.read_text()
+        """What it has said, all starts together, but that it compiles."""
+        return "".join(line for line in self._log.read_text().splitlines(True) if COMPILING not in line)
 
     def kill(self) -> None:
         self.process.kill()

@@ -28,6 +28,19 @@ BLOBS = {f"V:S{i}": random.Random(i).randbytes(3_000) for i in range(40)}
 LATER = {name: blob[::-1] for name, blob in BLOBS.items()}
 
 
+class SlowBroker:
+    """Takes a save when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[int]] = []
+
+    def publish(
+        self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]
+    ) -> asyncio.Future[int]:
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+
 class Broker:
     """Takes the changelog; `refuse` makes a delivery fail."""
 
@@ -239,3 +252,31 @@ def test_a_state_beyond_the_end_of_the_tape_is_refused(tmp_path: Path) -> None:
 def test_the_table_is_small_in_memory(tmp_path: Path) -> None:
     """rocksdict leaves unknown options alone without a word: ask the store what it was given."""
     assert opened(tmp_path).rocksdb_options.block_cache_size == store.OPTIONS["block_cache_size"]
+
+
+def test_a_slow_changelog_holds_back_the_next_batch_and_a_failed_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "UNDELIVERED_BYTES", 10_000)
+
+    async def run() -> None:
+        broker = SlowBroker()
+        changelog = store.Changelog(opened(tmp_path / "a"), CHANGELOG, broker.publish)
+        for at, (name, blob) in enumerate(list(BLOBS.items())[:4]):  # 3,008 bytes each
+            await changelog.room()
+            changelog.save(PARTITION, {name: (at, blob)})
+        waiting = asyncio.create_task(changelog.room())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        broker.waiting[2].set_result(2)
+        await waiting
+        changelog.save(PARTITION, {"V:LAST": (9, BLOBS["V:S0"])})
+        waiting = asyncio.create_task(changelog.room())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        broker.waiting[0].set_exception(refused(CHANGELOG, "no"))
+        await waiting
+        with pytest.raises(DependencyDown):
+            await changelog.settle()
+
+    asyncio.run(run())

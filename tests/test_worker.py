@@ -18,6 +18,7 @@ import redis
 import tapes
 from own_files import own_set
 
+from app import worker
 from app.config import Settings, load_settings
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.redis_frames import latest_key
@@ -327,6 +328,15 @@ def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ONETAPE_EPOK_S", "1")
     with pytest.raises(UsageError, match="ONETAPE_EPOK_S is no setting"):
         load_settings()
+
+
+def test_a_first_start_that_compiles_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(worker, "PATIENCE_S", 0.01)
+    deadline = time.monotonic() + 10
+    with worker._compiling():
+        while worker.COMPILING not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert worker.COMPILING in caplog.text
 
 
 @pytest.mark.fault("crash", "SIGTERM")

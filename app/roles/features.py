@@ -21,7 +21,8 @@ from faust.types import TP
 from agents.bind import LaneStates, TapeBatch, TapeReader, state_table
 from agents.engine import Engine
 from agents.features import features_agent
-from agents.lanes import Epoch, Lane, Lanes
+from agents.lanes import Ack, Epoch, Lane, Lanes
+from agents.ports import RawBatch
 from app.config import Settings
 from app.connection import registry_of
 from app.dead_letters import DeadLetters
@@ -97,12 +98,18 @@ class FeaturesWork:
         def read(batch: TapeBatch) -> None:
             latency.read(batch.columns)
 
-        batches = lane.batches(ObservedBatches(self._reader, "features", read))
+        batches = lane.batches(ObservedBatches(self._read, "features", read))
         async with AsyncExitStack() as assigned:
             assigned.callback(latency.close)
             served = await self._serve(assigned, lane.partition)
             emit = LaneEmit(self._producer, lane.partition, self._outputs, latency, served)
             await features_agent(batches, ObservedStates(self._states()), emit, self._sets, share=lane.share)
+
+    async def _read(self, raw: RawBatch, is_first: bool, ends_epoch: bool, ack: Ack) -> TapeBatch:
+        """A batch decoded, once its saves have room; one that only ends an epoch makes no more of them wait."""
+        if raw.offsets:
+            await self._states().room()
+        return await self._reader(raw, is_first, ends_epoch, ack)
 
     async def settle(self) -> None:
         """Returns when the broker has every letter and state of what is acknowledged. Errors: DeliveryFailed."""
