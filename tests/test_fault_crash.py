@@ -65,7 +65,7 @@ def full_disk(cluster: Cluster, proxy: TcpProxy) -> None:
     worker = cluster.workers[WORKER]
     resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert worker.process.wait(ENDS_S) == 3
-    assert "the states cannot be written" in worker.words()
+    assert "the states cannot be opened or written" in worker.words()
     assert "Action: " in worker.words()
     assert "Traceback" not in worker.words()
 
