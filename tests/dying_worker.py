@@ -23,6 +23,7 @@ from app.worker import run_worker
 from schemas.errors import OnetapeError
 from tables.store import Changelog, Store
 
+RECOVERING: Final = "recovering"
 POINTS: Final[dict[str, tuple[type, str]]] = {
     "decoded": (TapeReader, "__call__"),
     "served": (PartitionLatest, "attempt"),
@@ -30,7 +31,7 @@ POINTS: Final[dict[str, tuple[type, str]]] = {
     "saved": (Changelog, "save"),
     "settled": (FeaturesWork, "settle"),
     "committed": (Consumer, "_commit"),
-    "recovering": (Store, "apply_changelog_batch"),
+    RECOVERING: (Store, "apply_changelog_batch"),
 }
 """What has just been done: a batch decoded and its letters sent, before any vector; vectors in Redis and not on the
 topic; vectors on the topic, before the save; states in RocksDB, before the changelog has them; everything on the

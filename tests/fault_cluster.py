@@ -42,6 +42,8 @@ from schemas.topics import TAPE
 PARTITIONS: Final = 4
 GO_ON_S: Final = 180.0
 """How long everything may stand still before it counts as stuck."""
+POINT_S: Final = 60.0
+"""How long a worker may take to come to the point at which it kills itself."""
 STOP_MAX_S: Final = 10.0
 ROLES: Final = ("features", "latest")
 FAST: Final = """
@@ -185,9 +187,14 @@ class Cluster:
         self.died(number)
 
     def died(self, number: int) -> None:
-        """Wait for the end of a worker that has been killed, or kills itself at its point."""
+        """Wait for the end of a worker that has been killed, or kills itself at its point, if it comes there."""
         worker = self.workers[number]
-        code = worker.process.wait(GO_ON_S)
+        try:
+            code = worker.process.wait(POINT_S)
+        except subprocess.TimeoutExpired:
+            worker.point = None
+            worker.process.kill()
+            code = worker.process.wait()
         self.kills.append(time.time())
         assert code == -signal.SIGKILL, f"worker {number} ended with {code}, not killed:\n{worker.words()}"
         if worker.point:

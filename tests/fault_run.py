@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import fault_audit
 import live_worker as run
+from dying_worker import RECOVERING
 from fault_cluster import Cluster
 from kafka_broker import KafkaBroker, KafkaMissing
 from ledger import Ledger
@@ -71,7 +72,7 @@ def kill_twice_in_recovery(cluster: Cluster) -> None:
     number = _any(cluster)
     cluster.kill(number)
     cluster.lose_folder(number)
-    cluster.start(number, "recovering", 1)
+    cluster.start(number, RECOVERING)
     cluster.died(number)
     cluster.start(number)
     time.sleep(cluster.chance.uniform(0.5, 5.0))
@@ -83,7 +84,11 @@ def kill_at_points(cluster: Cluster) -> None:
     """Every worker is killed and started again, and kills itself at the next exact point of its work."""
     for number in range(len(cluster.workers)):
         cluster.kill(number)
-        cluster.start(number, next(cluster.points), cluster.chance.randrange(1, 6))
+        point, count = next(cluster.points), cluster.chance.randrange(1, 6)
+        if point == RECOVERING:
+            cluster.lose_folder(number)
+            count = 1
+        cluster.start(number, point, count)
     for number in range(len(cluster.workers)):
         cluster.died(number)
         cluster.start(number)
