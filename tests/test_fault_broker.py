@@ -19,7 +19,7 @@ from app.topics import delete_topics, wire_topic
 from schemas.feature_sets import load_all
 
 SEED = 5
-TRIAL_S = 15.0
+TRIAL_S = 10.0
 """How long a trial of what lasts for minutes outside is."""
 GROWTH_MB = 150.0
 """What may pile up in a worker meanwhile: some batches, and one vector for each instrument."""
