@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import live_worker as run
 import redis
@@ -29,26 +30,41 @@ from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
 from tables.store import unpack
 
+SETTLES_S: Final = 3.0
+"""A worker comes to terms with a Redis that is back: what it still had for it is there, or lost with the worker."""
+
 
 def count(cluster: Cluster, ledger: Ledger) -> Ledger:
     """Count everything into `ledger`."""
     settings, tape, kills = cluster.settings, cluster.tape.laid, cluster.kills
     expected = run.oracle(settings, tape)
+    stamps: dict[Identity, int] = {}
     for partition, messages in enumerate(tape):
         on_broker = [(message.key(), message.value()) for message in run.read_topic(settings, TAPE, partition)]
         assert on_broker == messages, f"the tape itself is another one in partition {partition}"
         _count_letters(settings, partition, len(messages), expected, ledger)
         for feature_set in load_all(settings.feature_sets):
-            _count_vectors(settings, feature_set, partition, expected, kills, ledger)
+            stamps |= _count_vectors(settings, feature_set, partition, expected, kills, ledger)
     owner = settings.model_copy(update={"data_dir": cluster.workers[-1].settings.data_dir})
     held = {place: blob for p in range(len(tape)) for place, blob in run.states_of(owner, p).items()}
     ledger.count_states(held, expected.states)
     ledger.count_states(on_changelog(settings), expected.states)
-    with redis.Redis.from_url(settings.redis_url) as client:
-        newest = {latest_key(set_id, name): value for (set_id, name, _), value in sorted(expected.vectors.items())}
-        ledger.count_latest({key: client.get(key) for key in newest}, newest)
+    _count_latest(settings, expected, stamps, cluster.emptied, ledger)
     _count_archive(settings, tape, expected, ledger)
     return ledger
+
+
+def _count_latest(
+    settings: Settings, expected: run.Outcome, stamps: Mapping[Identity, int], emptied: float, ledger: Ledger
+) -> None:
+    """The newest vector of each instrument; one made before Redis was emptied last may be gone until the next one."""
+    newest = {identity[:2]: identity for identity in sorted(expected.vectors)}
+    with redis.Redis.from_url(settings.redis_url) as client:
+        for identity in newest.values():
+            key = latest_key(*identity[:2])
+            found = client.get(key)
+            if found is not None or stamps.get(identity, 0) > (emptied + SETTLES_S) * 1000:
+                ledger.count_latest({key: found}, {key: expected.vectors[identity]})
 
 
 def _of(vectors: Mapping[Identity, bytes], set_id: str, partition: int, partitions: int) -> dict[Identity, bytes]:
@@ -67,7 +83,8 @@ def _identities(feature_set: FeatureSet, vectors: Vectors) -> list[Identity]:
 def _count_vectors(
     settings: Settings, feature_set: FeatureSet, partition: int, expected: run.Outcome, kills: Sequence[float],
     ledger: Ledger,
-) -> None:  # fmt: skip
+) -> dict[Identity, int]:  # fmt: skip
+    """Returns when the broker first had each vector, in milliseconds."""
     messages = run.read_topic(settings, feature_set.topic, partition)
     values = [message.value() for message in messages]
     vectors = VectorCodec(open_registry(settings.registry), feature_set).decode(values)
@@ -75,16 +92,15 @@ def _count_vectors(
     ledger.count_vectors(
         zip(identities, values, strict=True), _of(expected.vectors, feature_set.id, partition, settings.partitions)
     )
-    seen: set[Identity] = set()
-    fresh = []
+    stamps: dict[Identity, int] = {}
     for identity, message in zip(identities, messages, strict=True):
-        if identity not in seen:
-            seen.add(identity)
-            fresh.append(message.timestamp()[1])
+        stamps.setdefault(identity, message.timestamp()[1])
+    fresh = sorted(stamps.values())
     for killed in kills:
         following = bisect_right(fresh, killed * 1000)
         if following < len(fresh):
             ledger.recovery_ms_max = max(ledger.recovery_ms_max, fresh[following] - killed * 1000)
+    return stamps
 
 
 def _count_letters(settings: Settings, partition: int, received: int, expected: run.Outcome, ledger: Ledger) -> None:

@@ -2,6 +2,7 @@
 
 State: when there were `kills`; `faults` that happened; the points `reached` at which workers killed themselves; what
     workers said that `ended` for another reason.
+    `emptied`: when Redis last lost what it had.
 Errors: AssertionError where a worker does not do what it must: stop, end, go on.
 Units: wall-clock seconds.
 """
@@ -124,6 +125,7 @@ class Cluster:
         self.points = cycle(self.chance.sample(sorted(dying_worker.POINTS), len(dying_worker.POINTS)))
         self.reached: Counter[str] = Counter()
         self.rss_mb = 0.0
+        self.emptied = 0.0
         self._calm = threading.Event()
         self._failed: list[BaseException] = []
         self._publishing = threading.Thread(target=self._publish, name="tape")

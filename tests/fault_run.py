@@ -139,10 +139,12 @@ def crash_redis(cluster: Cluster) -> None:
     cluster.redis.kill()
     time.sleep(cluster.chance.uniform(0.0, 3.0))
     cluster.redis.start()
+    cluster.emptied = time.time()
 
 
 def empty_redis(cluster: Cluster) -> None:
     cluster.redis.flush()
+    cluster.emptied = time.time()
 
 
 HARMLESS: Final[dict[str, Fault]] = {
