@@ -134,6 +134,8 @@ class Serving:
     def __init__(self, sink: PartitionLatest, announce: Announce, failed: Callable[[BaseException], None]) -> None:
         self._sink, self._announce, self._failed = sink, announce, failed
         self._waiting: list[Offer] = []
+        self._under_way: list[Offer] = []
+        """What is being put and told of, if anything."""
         self._offered, self._readable, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._readable.set()
         self._settled.set()
@@ -167,13 +169,22 @@ class Serving:
             self._fall_behind()
 
     async def close(self) -> None:
-        """Serve no more. What was offered and not settled is made again by whoever has the partition next.
+        """Serve what still waits if Redis takes it now, then no more.
 
-        Unless Redis was behind: then the next vector of each instrument comes in its place.
+        What it does not take was made of records that are done with where it was behind: then the next vector of each
+        instrument comes in its place, from whoever has the partition next.
         """
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        left = [*self._under_way, *self._waiting]
+        if left and self._task.cancelled():
+            offer = _joined(left)
+            vectors, values, _ = _newest(offer)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    if await self._sink.attempt(vectors, values):
+                        await self._announce(offer.vectors)
 
     def _fall_behind(self) -> None:
         self._is_behind = True
@@ -195,8 +206,10 @@ class Serving:
             self._offered.clear()
             while self._waiting:
                 offer, self._waiting = _joined(self._waiting), []
+                self._under_way = [offer]
                 vectors, values, received = _newest(offer)
                 if not await self._sink.attempt(vectors, values):
+                    self._under_way.clear()
                     self._waiting.insert(0, _overtaken(offer))
                     self._fall_behind()
                     await asyncio.sleep(RETRY_S)
@@ -207,6 +220,7 @@ class Serving:
                 if not self._waiting:
                     self._readable.set()
                 await self._announce(offer.vectors)
+                self._under_way.clear()
             self._is_behind = False
             self._readable.set()
             self._settled.set()

@@ -156,7 +156,12 @@ class Store(faust_rocksdb.Store):
     def apply_changelog_batch(
         self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:
-        """Take recovered values; a value that has applied less than the one at hand is late and left out."""
+        """Take recovered values; a value that has applied less than the one at hand is late and left out.
+
+        After a failure nothing more is taken: the next start would begin behind what is missing, and not know it.
+        """
+        if self._failure is not None:
+            return
         fetched: dict[int, list[Records]] = {}
         try:
             for event in batch:
@@ -165,7 +170,7 @@ class Store(faust_rocksdb.Store):
             for partition, fetches in fetched.items():
                 self._take(partition, fetches)
         except Exception as error:  # Faust would log it and call the recovery complete
-            self._failure = self._failure or error
+            self._failure = error
 
     def _take(self, partition: int, fetches: Sequence[Records]) -> None:
         """Write what some fetches brought of a partition, each key once: they hold every state many times."""

@@ -36,8 +36,8 @@ class Ledger:
     """Vectors, dead letters and states that must be there and are not."""
     dup_wire: int = 0
     """Repeats on the wire: legal, byte-identical."""
-    dup_visible: int = 0
-    """Repeats that a reader of ours shows."""
+    dup_visible: int | None = 0
+    """Repeats that a reader of ours shows. None: not counted here; so with the others."""
     conflicting: int = 0
     """Repeats with other bytes."""
     wrong: int = 0
@@ -46,26 +46,33 @@ class Ledger:
     """Vectors of an instrument first seen behind a later one."""
     unseen: int = 0
     """Newest vectors that cannot be looked up."""
-    torn: int = 0
+    torn: int | None = 0
     """Files that are not whole and are read."""
-    gap_undetected: int = 0
+    gap_undetected: int | None = 0
     """Holes that nobody tells of."""
     kills: int = 0
+    """Processes killed."""
+    kills_at_points: int = 0
+    """Of these, between two steps of what a worker does to the world outside."""
     faults: int = 0
     """Other faults than kills."""
-    recovery_ms_max: float = 0.0
+    recovery_ms_max: float | None = 0.0
     seed: int | None = None
 
     def __add__(self, other: Ledger) -> Ledger:
         """Both together; the seed of the first."""
         ours, theirs = asdict(self), asdict(other)
-        summed = {name: ours[name] + theirs[name] for name in ours if name not in ("recovery_ms_max", "seed")}
-        worst = max(self.recovery_ms_max, other.recovery_ms_max)
-        return Ledger(**summed, recovery_ms_max=worst, seed=self.seed)
+        both = {name: [each for each in (ours[name], theirs[name]) if each is not None] for name in ours}
+        joined = {name: sum(counts) if counts else None for name, counts in both.items()}
+        worst = max(both["recovery_ms_max"], default=None)
+        return Ledger(**joined | {"recovery_ms_max": worst, "seed": self.seed})
 
     def line(self) -> str:
-        """One JSON object. Where no fault of n has done harm, `bound` is 3/n: the rate is below it with 95 %."""
-        trials = self.kills + self.faults
+        """One JSON object. Where none of n kills has done harm, `bound` is 3/n: the rate is below it with 95 %.
+
+        Where nothing was killed n is the number of the other faults.
+        """
+        trials = self.kills or self.faults
         return json.dumps(asdict(self) | {"bound": 3 / trials if trials and self.ok else None})
 
     @property

@@ -102,7 +102,7 @@ def _share(chance: random.Random) -> Publish:
 
 def _any(chance: random.Random, worker: str) -> Step:
     kinds: list[Callable[[], Step]] = [
-        lambda: Kill(worker, chance.choice((0, chance.randrange(1, 40)))),
+        lambda: Kill(worker, chance.choice((0, chance.randrange(1, 8), chance.randrange(1, 30)))),
         lambda: LoseStore(worker),
         lambda: Rebalance(chance.choice(WORKERS)),
         lambda: Pause(worker, chance.choice((0.5, 1.0, 1.5, 3.0)) * SESSION_S),

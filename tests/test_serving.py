@@ -88,6 +88,32 @@ def test_a_redis_that_takes_nothing_holds_nobody_up_and_gets_the_newest_later(
     assert held(codec, client, ["V:A", "V:B"]) == dict.fromkeys(["V:A", "V:B"], NOW + 3 * WAITING - 1)
 
 
+def test_what_waits_for_a_redis_that_is_back_is_served_when_the_partition_goes(
+    client: redis.Redis, codec: VectorCodec
+) -> None:
+    """At once, not when it would have been tried again; and it is told of."""
+    told: list[str] = []
+
+    def announce(vectors: Vectors) -> Telling:
+        told.extend(vectors.instruments())
+        return tell_nothing(vectors)
+
+    async def run() -> None:
+        async with RedisLatest(url_of(client), FEATURE_SET, 60).sink(3) as sink:
+            serving = Serving(sink, announce, pytest.fail)
+            client.config_set("maxmemory", "1")
+            rows = [("V:A", NOW), ("V:B", NOW)]
+            serving.offer(vectors_of(rows), values_of(codec, rows), NOTHING)
+            await serving.settled()
+            assert sink.is_down
+            client.config_set("maxmemory", "0")
+            await serving.close()
+
+    asyncio.run(run())
+    assert held(codec, client, ["V:A", "V:B"]) == {"V:A": NOW, "V:B": NOW}
+    assert told == ["V:A", "V:B"]
+
+
 def test_what_it_cannot_serve_fails_the_worker(client: redis.Redis, codec: VectorCodec, tmp_path: Path) -> None:
     failures: list[BaseException] = []
 

@@ -241,6 +241,31 @@ def test_a_changelog_that_cannot_be_replayed_is_named_when_the_states_are_loaded
         recovered(tmp_path, records)
 
 
+@pytest.mark.fault("state", "changelog record corrupt")
+def test_a_corrupt_changelog_record_is_refused_by_every_later_start(tmp_path: Path) -> None:
+    """Good records behind it, which recovery hands over later, do not carry it past what it could not read."""
+    records: list[tuple[str, bytes | None]] = [
+        ("V:A", store.pack(50, b"a50")), ("V:B", store.pack(50, b"b50")),
+        ("V:A", store.pack(70, b"a70")), ("V:B", b"cut"),
+        ("V:B", store.pack(90, b"b90")), ("V:C", store.pack(90, b"c90")),
+    ]  # fmt: skip
+
+    async def start() -> None:
+        states = opened(tmp_path)
+        try:
+            persisted = states.persisted_offset(PLACE)
+            for at in range(0 if persisted is None else persisted + 1, len(records), 2):
+                event = changelog_event(at, records[at : at + 2])
+                states.apply_changelog_batch([event], lambda key: key, lambda value: value)
+            store.Changelog(states, CHANGELOG, Broker().publish).load(PARTITION, None)
+        finally:
+            await states.stop()
+
+    for _ in range(3):
+        with pytest.raises(StateRefused, match=r"could not be recovered.*Action: "):
+            asyncio.run(start())
+
+
 @pytest.mark.fault("state", "states of another tape")
 def test_a_state_beyond_the_end_of_the_tape_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, {"V:A": b"a"})

@@ -83,6 +83,7 @@ class World:
         self.delayed: dict[str, tuple[float, float]] = {}
         """Topic: until when it takes so many seconds longer."""
         self.redis_is_down_until = 0.0
+        self.kills = self.kills_at_points = 0
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self.at(EXPIRY_S, self._expire)
@@ -138,6 +139,8 @@ class Process:
         if self.fuse:
             self.fuse -= 1
             if not self.fuse:
+                self.world.kills += 1
+                self.world.kills_at_points += 1
                 self.die()
         if not self.is_alive:
             raise Killed
@@ -152,6 +155,7 @@ class Process:
     def kill(self) -> None:
         """From outside, between two turns."""
         if self.is_alive:
+            self.world.kills += 1
             self.die()
             self._bury()
 

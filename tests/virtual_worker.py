@@ -72,25 +72,29 @@ class VirtualStore:
 
     def note_persisted(self, tp: TP, offset: int) -> None:
         if self._process.is_alive and tp.partition in self._open:
-            self._open[tp.partition].persisted = max(offset, self._open[tp.partition].persisted)
+            self._open[tp.partition].persisted = offset
 
     async def recover(self, partition: int) -> None:
-        """Open a partition and read what its changelog has more."""
+        """Open a partition and read what its changelog has more; a kill may come between any two fetches of it."""
         world = self._process.world
         disk = self._open[partition] = world.disks[self._process.name].setdefault(partition, Disk())
-        await asyncio.sleep(world.latency(""))
-        self._process.step()
-        recover(disk, partition, world.logs[CHANGELOG, partition])
+        log, end = world.logs[CHANGELOG, partition], len(world.logs[CHANGELOG, partition])
+        while disk.persisted + 1 < end:
+            await asyncio.sleep(world.latency(""))
+            self._process.step()
+            fetched = disk.persisted + 1 + world.chance.choice((1, 3, 20))
+            take(disk, log[disk.persisted + 1 : fetched])
+            self._process.step()
+            disk.persisted = min(fetched, len(log)) - 1
 
     def close(self) -> None:
         self._open.clear()
 
 
-def recover(disk: Disk, partition: int, log: Sequence[tuple[bytes | None, bytes]]) -> None:
-    """Read the changelog behind what the disk has, as Faust does through the store."""
-    keys, values = zip(*log[disk.persisted + 1 :], strict=True) if len(log) > disk.persisted + 1 else ((), ())
+def take(disk: Disk, records: Sequence[tuple[bytes | None, bytes]]) -> None:
+    """Write down recovered states by the store's own rule."""
+    keys, values = zip(*records, strict=True)
     disk.values.update(store.newest(keys, values, disk.values.get))
-    disk.persisted = len(log) - 1
 
 
 class VirtualRedis:
