@@ -98,7 +98,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         cancels a fetch that waits to try again, and takes that for its own cancellation: it would leave its client open
         and the thread with a traceback.
         """
-        if self._consumer is not None:
+        if self._consumer is not None and self._consumer._coordinator is not None:  # None until it has started
             self._consumer._coordinator._group_instance_id = None
         try:
             await super().on_thread_stop()

@@ -11,6 +11,7 @@ from typing import Any
 
 import faust
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -337,5 +338,27 @@ def test_the_shorter_wait_reaches_aiokafka(broker: str, tmp_path: Path) -> None:
         async with running(broker, tmp_path, run) as (app, _, _):
             assert isinstance(app.consumer, Consumer)
             assert app.consumer._thread._consumer._fetcher._fetch_max_wait_ms == FETCH_WAIT_MS
+
+    asyncio.run(live())
+
+
+def test_a_consumer_that_never_started_is_closed(tmp_path: Path) -> None:
+    """Its broker is away: there is no coordinator yet to leave."""
+
+    async def nothing(*_: Any) -> None:
+        """Nothing was read."""
+
+    async def live() -> None:
+        app = faust.App(GROUP, broker="kafka://127.0.0.1:9", datadir=tmp_path, autodiscover=False, web_enabled=False)
+        app.transport = Transport(
+            app.conf.broker_consumer, app, sources=frozenset([TOPIC]), batch_size=10, before_commit=nothing,
+            before_revoke=nothing,
+        )  # fmt: skip
+        thread = app.consumer._thread
+        with pytest.raises(KafkaConnectionError):
+            await thread.on_start()
+        await thread.on_thread_stop()
+        assert thread._consumer._closed
+        thread.thread_loop.close()
 
     asyncio.run(live())
