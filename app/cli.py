@@ -17,7 +17,7 @@ import typer
 from app.archive_commands import archives, import_
 from app.bench_commands import bench
 from app.dataset_commands import dataset
-from app.masking import masked
+from app.masking import masked, quoted
 from app.options import Json, group
 from app.replay_commands import leakcheck, parity, replay
 from app.report import Report
@@ -107,9 +107,10 @@ def main() -> None:
         report.error(error)
         code = error.exit_code
     except _UsageError as error:
-        message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        said = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        message = quoted(said, sys.argv[1:])
         command = getattr(getattr(error, "ctx", None), "command_path", "onetape")
-        was = masked(" ".join(sys.argv[1:]))
+        was = " ".join(map(masked, sys.argv[1:]))
         report.error(
             UsageError(message, expected="a command line as in the help", was=was, action=f"see {command} --help")
         )

@@ -173,14 +173,29 @@ def _content(name: str, file: str) -> str:
         with Path(file).expanduser().open("rb") as opened:
             text = opened.read(SECRET_BYTES_MAX + 1).decode().removesuffix("\n").removesuffix("\r")
         was = "" if text and len(text) < SECRET_BYTES_MAX and text.isprintable() else "an empty, long or binary file"
-    except (OSError, UnicodeDecodeError) as error:
-        was = error.strerror or "no file" if isinstance(error, OSError) else "a binary file"
+    except OSError as error:
+        was = error.strerror or "no file"
+    except UnicodeDecodeError:
+        was = "a binary file"
+    except (ValueError, RuntimeError):  # a NUL; the home of nobody
+        was = "no path"
     if was:
+        place = f", at {file}" if _is_place(file) else ""
+        told = was if place else f"{was} (not shown, for it may be the secret itself)"
         raise UsageError(
-            f"{variable(name)} cannot be used", expected=f"a file of one line, the secret, at {file}", was=was,
+            f"{variable(name)} cannot be used", expected=f"a file of one line, the secret{place}", was=told,
             action=f"correct {variable(name)} or the file and who may read it",
         )  # fmt: skip
     return text
+
+
+def _is_place(file: str) -> bool:
+    """Whether a path leads to a file, or at least into a folder: a secret that was taken for one does neither."""
+    try:
+        path = Path(file).expanduser()
+        return path.exists() or (path.parent not in (Path(), Path("/")) and path.parent.is_dir())
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def tls_context(settings: Settings, owner: str) -> ssl.SSLContext:

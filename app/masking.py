@@ -6,11 +6,13 @@ Errors: UsageError for a URL that cannot be read or holds what has a setting of 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
+from app.report import visible
 from schemas.errors import UsageError
 
 MASK: Final = "***"
@@ -19,22 +21,44 @@ SHAPES: Final = {
     "registry": re.compile(r"https?:(/[\w.~-]*)*"),
 }
 """Scheme and path of a URL: what follows a slash in a password that was not escaped would else be taken for a path."""
-_LOGIN: Final = re.compile(r"(?<=://)[^\s'\"]*@")
-"""Greedy up to the last @: a password may hold one that was not escaped."""
+_LOGIN: Final = re.compile(r"(?<=://).*@", re.DOTALL)
+"""Greedy up to the last @: a password may hold one that was not escaped, and anything else."""
+_QUERY: Final = re.compile(r"(://[^?]*\?).*", re.DOTALL)
 
 
-def masked(text: str) -> str:
-    """Text with the login of every URL in it hidden."""
-    return _LOGIN.sub(f"{MASK}@", text)
+def masked(word: str) -> str:
+    """A word of a command line; if it is a URL, without its login and its options."""
+    return _QUERY.sub(rf"\g<1>{MASK}", _LOGIN.sub(f"{MASK}@", word))
+
+
+def quoted(text: str, words: Iterable[str]) -> str:
+    """A text about a command line; its words masked wherever they stand in it, whole or as an option's value."""
+    parts = {part for word in words for part in (word, word.partition("=")[2]) if masked(part) != part}
+    for part in sorted(parts, key=len, reverse=True):
+        for form in _forms(part):
+            text = text.replace(form, masked(part))
+    return text
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:
-    """Text without these secrets, as they are and as Python or a URL would write them."""
-    for secret in secrets:
-        written = (repr(secret)[1:-1], ascii(secret)[1:-1], repr(secret.encode())[2:-1], quote(secret, safe=""))
-        for form in (secret, *written):
-            text = text.replace(form, MASK)
+    """Text without these secrets, as they are and as Python, JSON, a URL or a log would write them.
+
+    The longest goes first: one that begins like a shorter one would else leave its rest.
+    """
+    forms = {form for secret in secrets for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, MASK)
     return text
+
+
+def _forms(text: str) -> list[str]:
+    """How a text may be written, the longest first."""
+    raw = text.encode(errors="surrogateescape")  # a word of a command line need not be UTF-8
+    written = {
+        text, repr(text)[1:-1], ascii(text)[1:-1], repr(raw)[2:-1], quote(raw, safe=""),
+        json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1],
+    }  # fmt: skip
+    return sorted(written | {visible(form) for form in written}, key=len, reverse=True)
 
 
 def split_url(variable: str, url: str, shape: str) -> tuple[str, str, str]:

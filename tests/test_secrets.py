@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from commandline import onetape
 from app.config import PREFIX, Settings, environment, load_settings, unsecured
 from app.connection import secret, secrets_of
 from app.logs import Lines
-from app.masking import masked
+from app.masking import MASK, masked
 from schemas.errors import UsageError
 
 SECRET = "hunter2!ö/#@: %"
@@ -58,6 +59,16 @@ def test_a_secret_can_be_a_file(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UsageError, match="No such file"):
         secret(settings, "kafka_sasl_password")
+
+
+@pytest.mark.parametrize("taken", ["hunter2", "hunter2/of=mine", "~hunter2", "/hunter2", "hunter2\0", "hunter2" * 100])
+def test_a_secret_that_was_taken_for_its_file_is_not_shown(tmp_path: Path, taken: str) -> None:
+    with pytest.raises(UsageError, match=r"KAFKA_SASL_PASSWORD_FILE cannot be used.*not shown.*Action: ") as refused:
+        secret(load_settings(**LOGIN, kafka_sasl_password_file=taken), "kafka_sasl_password")
+    assert "hunter2" not in str(refused.value)
+    for place in (tmp_path, tmp_path / "not-there"):
+        with pytest.raises(UsageError, match=f"at {place},"):
+            secret(load_settings(**LOGIN, kafka_sasl_password_file=str(place)), "kafka_sasl_password")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +130,31 @@ def test_logs_hide_secrets_in_every_form() -> None:
     assert "rest" in line
 
 
+def test_logs_hide_a_secret_that_begins_with_another() -> None:
+    secrets = ["pass", "passw0rd-hunter2", "two'\nlines\t\"\x7fö"]
+    for text in ("passw0rd-hunter2", json.dumps(secrets[2]), json.dumps(secrets[2], ensure_ascii=False), secrets[2]):
+        line = Lines(secrets).format(logging.makeLogRecord({"msg": "%s", "args": (text,)}))
+        assert line.rpartition(": ")[2].strip('"') == MASK, line
+
+
 def test_a_command_line_that_is_repeated_shows_no_password() -> None:
-    assert masked("demo --redis redis://:a@b/c@host:1/0 x@y") == "demo --redis redis://***@host:1/0 x@y"
-    done = onetape("demo", "--redis", f"redis://:{SECRET}@127.0.0.1:1/0", "--nosuch")
-    assert done.returncode == 2
-    assert "hunter2" not in done.stdout + done.stderr
+    assert masked("--redis=redis://:a@b/c d'e\n@host:1/0") == "--redis=redis://***@host:1/0"
+    assert [masked(word) for word in ("x@y", "redis://h?password=a")] == ["x@y", "redis://h?***"]
+    for url in (f"redis://:{SECRET}@127.0.0.1:1/0", "redis://u:hun'ter2 \"hunter2\udcff@h"):
+        for words in (
+            ("--redis", url, "--nosuch"),
+            (url,),
+            (f"--redis={url}", "--batch-size=x"),
+            (f"--batch-size={url}",),
+        ):
+            assert "ter2" not in told_of(*words), words
+
+
+def told_of(*words: str) -> str:
+    """What a demo with a wrong command line says."""
+    done = onetape("demo", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
 
 
 @pytest.mark.fault("operator", "missing secret")
