@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
@@ -30,8 +31,8 @@ Answer = TypeVar("Answer")
 
 SECRET_BYTES_MAX: Final = 4096
 ANSWER_S: Final = 5.0
-ASK_S: Final = 0.5
-"""After so long it is looked whether a broker has refused us; what is under way is not given up for it."""
+HEAR_S: Final = 0.1
+"""How often it is looked whether a broker has refused us, while its answer is awaited."""
 REFUSED_S: Final = 1.0
 """Another broker of the cluster may let us in."""
 RIGHTS: Final = "docs/security.md"
@@ -246,16 +247,37 @@ class Admin(AdminClient):
             ) from error  # fmt: skip
 
     def cluster(self) -> ClusterMetadata:
-        """The broker and its topics. Errors: AccessRefused soon, DependencyDown when it does not answer."""
+        """The broker and its topics. Errors: AccessRefused soon, DependencyDown when it does not answer.
+
+        A question is not given up for hearing a refusal: a broker that is slower than that would never be understood.
+        """
         begun = time.monotonic()
+        answer: Future[ClusterMetadata] = Future()
+        Thread(target=self._ask_cluster, args=(answer, begun + ANSWER_S), daemon=True).start()
         while True:
             try:
-                return self.list_topics(timeout=ASK_S)
+                return answer.result(HEAR_S)
+            except TimeoutError:
+                self.poll(0)
+                is_time = self._heard and time.monotonic() - begun > REFUSED_S
+                failure = broker_failure(self._settings, list(self._heard.values())) if is_time else None
+                if isinstance(failure, AccessRefused):
+                    raise failure from None
             except KafkaException as error:
-                failure = self.failure(error)
-                patience = REFUSED_S if isinstance(failure, AccessRefused) else ANSWER_S
-                if time.monotonic() - begun > patience:
-                    raise failure from error
+                raise self.failure(error) from error
+
+    def _ask_cluster(self, answer: Future[ClusterMetadata], deadline: float) -> None:
+        """Ask until there is an answer, or no time for one: a connection that is lost is made again."""
+        try:
+            while True:
+                try:
+                    return answer.set_result(self.list_topics(timeout=max(deadline - time.monotonic(), HEAR_S)))
+                except KafkaException:
+                    if time.monotonic() + HEAR_S > deadline:
+                        raise
+                time.sleep(HEAR_S)
+        except Exception as error:  # whoever waits for the answer raises it
+            answer.set_exception(error)
 
     def result(self, ask: Callable[[], Future[Answer]]) -> Answer:
         """What a question about a group comes back with; asked again while the broker finds out who keeps the groups.
