@@ -31,7 +31,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from app import metrics
 from app.clock import PAUSE_MAX_NS, tick
 from app.config import Settings
-from app.connection import FORBIDDEN, broker_failure, fatal, librdkafka, registry_of
+from app.connection import FORBIDDEN_CODES, broker_failure, fatal, librdkafka, registry_of
 from app.last_ticks import last_ticks
 from app.live_clock import HostClock, LiveClock
 from app.producer import refused
@@ -159,7 +159,7 @@ class ClockLeader:
             except _Deposed:
                 return
             except KafkaException as error:
-                if error.args[0].code() in FORBIDDEN:
+                if error.args[0].code() in FORBIDDEN_CODES:
                     raise
                 self._unread += 1
                 if self._unread == UNREAD_MAX:
@@ -226,7 +226,7 @@ class ClockLeader:
         message = self._consumer.poll(self._seconds_to(until))
         error = None if message is None else message.error()
         if error is not None:
-            if error.fatal() or error.code() in FORBIDDEN:
+            if error.fatal() or error.code() in FORBIDDEN_CODES:
                 raise KafkaException(error)
             logger.info("the clock's group: %s", error.str())
         time.sleep(self._seconds_to(until))  # librdkafka waits whole milliseconds

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 SECRET_BYTES_MAX: Final = 4096
-ANSWER_S: Final = 5.0
+BROKER_ANSWER_S: Final = 5.0
+"""A broker that has not answered a question after so long is down."""
 HEAR_S: Final = 0.1
 """How often it is looked whether a broker has refused us, while its answer is awaited."""
 REFUSED_S: Final = 1.0
@@ -43,7 +44,7 @@ _LOGIN_REFUSED: Final = (
 _NO_COORDINATOR: Final = (
     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR,
 )  # fmt: skip
-FORBIDDEN: Final = (
+FORBIDDEN_CODES: Final = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 )  # fmt: skip
@@ -253,7 +254,7 @@ class Admin(AdminClient):
         """
         begun = time.monotonic()
         answer: Future[ClusterMetadata] = Future()
-        Thread(target=self._ask_cluster, args=(answer, begun + ANSWER_S), daemon=True).start()
+        Thread(target=self._ask_cluster, args=(answer, begun + BROKER_ANSWER_S), daemon=True).start()
         while True:
             try:
                 return answer.result(HEAR_S)
@@ -284,7 +285,7 @@ class Admin(AdminClient):
 
         A new broker first makes a topic for them. Errors: KafkaException.
         """
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + BROKER_ANSWER_S
         while True:
             try:
                 return ask().result()
@@ -320,7 +321,7 @@ def broker_failure(settings: Settings, errors: list[KafkaError], about: str = ""
                 expected=f"a certificate for the host name in {settings.brokers} that our CA has signed",
                 action=f"correct {variable('kafka_ssl_ca')}, the certificates, or the host name in ONETAPE_BROKERS",
             )  # fmt: skip
-        if error.code() in FORBIDDEN:
+        if error.code() in FORBIDDEN_CODES:
             return forbidden(settings, told + error.str())
     said = next((error for error in errors if error.code() == KafkaError._TRANSPORT), errors[-1])
     return broker_down(settings.brokers, told + said.str())

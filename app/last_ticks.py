@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from app.clock import PAUSE_MAX_NS
 from app.config import Settings
-from app.connection import librdkafka
+from app.connection import BROKER_ANSWER_S, librdkafka
 from app.topics import CLOCK_ROLE, groups
 from schemas.codec import TapeCodec
 from schemas.errors import RecordRefused
@@ -31,7 +31,6 @@ OLD_MS: Final = 2 * PAUSE_MAX_NS // NS_PER_MS
 """Behind a record that came so long before the newest there is no Tick worth finding: the clock begins anew."""
 FETCH_RECORDS: Final = 10_000
 FETCH_S: Final = 0.1
-ANSWER_S: Final = 5.0
 
 
 class _Part:
@@ -71,7 +70,7 @@ def last_ticks(settings: Settings, tape: str, codec: TapeCodec, still: Callable[
         for partition in range(settings.partitions):
             still()
             place = TopicPartition(tape, partition)
-            parts.append(_Part(*consumer.get_watermark_offsets(place, timeout=ANSWER_S)))
+            parts.append(_Part(*consumer.get_watermark_offsets(place, timeout=BROKER_ANSWER_S)))
         records = FIRST_RECORDS
         while wanted := {p: part for p, part in enumerate(parts) if part.step_back(records)}:
             _read(consumer, tape, wanted, codec, still)

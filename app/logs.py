@@ -21,7 +21,7 @@ QUIET: Final = {
     "mode": logging.ERROR,
     "aiokafka.consumer.group_coordinator": logging.CRITICAL,
 }
-FORBIDDEN: Final = (
+FORBIDDEN_ERRORS: Final = (
     errors.TopicAuthorizationFailedError, errors.GroupAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
 )  # fmt: skip
@@ -70,7 +70,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
         return False  # a consumer that has crashed is stopped once more; the crash is what is told
-    return not isinstance(error, (OnetapeError, ProducerSendError, ConsistencyError, *FORBIDDEN))
+    return not isinstance(error, (OnetapeError, ProducerSendError, ConsistencyError, *FORBIDDEN_ERRORS))
 
 
 def _is_no_login(record: logging.LogRecord) -> bool:

@@ -31,7 +31,7 @@ from schemas.errors import DependencyDown
 
 BATCH_BYTES: Final = 256 << 10
 """A record batch is sent while the next is filled; each is a request of its own."""
-ANSWER_S: Final = 40.0
+REQUEST_S: Final = 40.0
 """A request without an answer for so long is sent again."""
 DELIVERY_S: Final = 120.0
 RETRY_S: Final = 0.5
@@ -152,7 +152,7 @@ class Producer:
         while True:
             producer = AIOKafkaProducer(
                 **self._options, client_id=self._client_id, enable_idempotence=True,
-                max_batch_size=BATCH_BYTES, request_timeout_ms=int(ANSWER_S * 1000),
+                max_batch_size=BATCH_BYTES, request_timeout_ms=int(REQUEST_S * 1000),
             )  # fmt: skip
             try:
                 await producer.start()

@@ -33,7 +33,8 @@ AHEAD_BYTES_MAX = 5_000_000
 """Before compression: what the embedded broker keeps per partition, however badly it compresses."""
 MESSAGE_OVERHEAD_BYTES = 80
 STALLED_AFTER_S = 90.0
-ANSWER_S = 15.0
+NEW_TOPIC_S = 15.0
+"""A topic that was just made has a leader, and answers, within so long."""
 
 SILENT = logging.getLogger("librdkafka.publisher")
 """Of what ends a publisher its error tells."""
@@ -109,7 +110,7 @@ class Progress(AbstractContextManager["Progress"]):
         lowest = [1 << 62] * len(self._places)
         for consumer in self._consumers:
             wanted = [TopicPartition(*place) for place in self._places]
-            for place in self._ask(partial(consumer.committed, wanted, timeout=ANSWER_S)):
+            for place in self._ask(partial(consumer.committed, wanted, timeout=NEW_TOPIC_S)):
                 lowest[place.partition] = min(lowest[place.partition], max(place.offset, 0))
         return lowest
 
@@ -117,11 +118,11 @@ class Progress(AbstractContextManager["Progress"]):
         """[partitions] offset behind the last record."""
         first = self._consumers[0]
         wanted = [TopicPartition(*place) for place in self._places]
-        return [self._ask(partial(first.get_watermark_offsets, at, timeout=ANSWER_S))[1] for at in wanted]
+        return [self._ask(partial(first.get_watermark_offsets, at, timeout=NEW_TOPIC_S))[1] for at in wanted]
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         """Ask again while a topic that was just made has no leader yet."""
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + NEW_TOPIC_S
         while True:
             try:
                 return question()

@@ -36,7 +36,7 @@ from schemas.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S: Final = 3.0
+REDIS_ANSWER_S: Final = 3.0
 """Shorter than a lane has to close: a Redis that hangs cuts nobody off."""
 RETRY_S: Final = 1.0
 CHUNK: Final = 1000
@@ -57,7 +57,7 @@ def check_redis(settings: Settings) -> None:
 def asked(settings: Settings) -> Iterator[redis.Redis]:
     """A client for a few questions. Errors: UsageError, AccessRefused, RedisSilent."""
     try:
-        with open_redis(settings, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S) as client:
+        with open_redis(settings, socket_timeout=REDIS_ANSWER_S, socket_connect_timeout=REDIS_ANSWER_S) as client:
             yield client
     except ValueError as error:
         raise UsageError(
@@ -86,7 +86,7 @@ class RedisLatest:
         """
         self.feature_set, self.ttl_s, self.has_hash = feature_set, ttl_s, has_hash
         self._connections: Any = redis.asyncio.ConnectionPool.from_url(
-            url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, **(options or {})
+            url, socket_timeout=REDIS_ANSWER_S, socket_connect_timeout=REDIS_ANSWER_S, **(options or {})
         )
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation
 
 from app.config import Settings
-from app.connection import ANSWER_S, RIGHTS, Admin
+from app.connection import BROKER_ANSWER_S, RIGHTS, Admin
 from app.topics import CLOCK_ROLE, changelog_of, groups, sources, wire_topic
 from schemas.errors import AccessRefused
 from schemas.feature_sets import load_all
@@ -64,7 +64,7 @@ def check_rights(settings: Settings, roles: Collection[str]) -> None:
         return
     admin, wanted = Admin(settings), needed(settings, roles)
     names = {kind: sorted({right.name for right in wanted if right.kind == kind}) for kind in ("topic", "group")}
-    told = {"include_authorized_operations": True, "request_timeout": ANSWER_S}
+    told = {"include_authorized_operations": True, "request_timeout": BROKER_ANSWER_S}
     topics = admin.describe_topics(TopicCollection(names["topic"]), **told)
     ask: dict[tuple[str, str], Callable[[], Future[Any]]] = {
         ("topic", name): partial(topics.__getitem__, name) for name in names["topic"]

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewTopic
 
 from app.config import Settings
-from app.connection import ANSWER_S, Admin
+from app.connection import BROKER_ANSWER_S, Admin
 from schemas import limits
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet, load_all
@@ -148,7 +148,9 @@ def refuse_live_clock(settings: Settings) -> None:
         return
     admin, group = Admin(settings), groups(settings)[CLOCK_ROLE]  # its futures end with it
     try:
-        described = admin.result(lambda: admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group])
+        described = admin.result(
+            lambda: admin.describe_consumer_groups([group], request_timeout=BROKER_ANSWER_S)[group]
+        )
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return

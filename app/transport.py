@@ -41,7 +41,8 @@ FETCH_RECORDS = 10_000
 AGAIN_S = 1.0
 """How long a fetch is waited for that shows whether records are there."""
 
-Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
+BeforeCommit = Callable[[Mapping[TP, int]], Awaitable[None]]
+"""Told what is about to be committed; the commit waits for it."""
 HandOver = Callable[[], Awaitable[object]]
 
 
@@ -291,7 +292,7 @@ class Transport(driver.Transport):
         sources: frozenset[str],
         changelogs: frozenset[str] = frozenset(),
         batch_size: int,
-        before_commit: Commit,
+        before_commit: BeforeCommit,
         before_revoke: HandOver,
     ) -> None:
         super().__init__(url, app)

@@ -34,7 +34,7 @@ from agents.plan import Plan
 from app.config import Settings
 from app.connection import forbidden, secrets_of
 from app.histogram import prepare
-from app.logs import FORBIDDEN, start_log
+from app.logs import FORBIDDEN_ERRORS, start_log
 from app.membership import member_name
 from app.metrics import consumers
 from app.redis_latest import RedisSilent, check_redis
@@ -162,7 +162,7 @@ def _named(error: BaseException, settings: Settings) -> BaseException:
     """Faust's word for states of another broker, or the web server's for its address, as an error for people."""
     if settings.web_port and isinstance(error, OSError) and error.errno in ADDRESS_REFUSED:
         return address_refused(settings, error)
-    if isinstance(error, FORBIDDEN):
+    if isinstance(error, FORBIDDEN_ERRORS):
         return forbidden(settings, str(error))
     if not isinstance(error, ConsistencyError):
         return error

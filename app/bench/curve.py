@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.config import Settings
 from app.connection import Admin, broker_down, broker_failure, librdkafka
-from app.publish import ANSWER_S
+from app.publish import NEW_TOPIC_S
 from app.topics import wire_topic
 from schemas.errors import CheckFailed
 from schemas.feature_sets import FeatureSet
@@ -38,7 +38,7 @@ def stamped_topic(settings: Settings, feature_set: FeatureSet) -> None:
     config = {"message.timestamp.type": "LogAppendTime"}
     future = admin.create_topics([NewTopic(name, settings.partitions, settings.replication, config=config)])[name]
     try:
-        future.result(ANSWER_S)
+        future.result(NEW_TOPIC_S)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise admin.failure(error) from error
@@ -49,7 +49,7 @@ def ends(settings: Settings, topic: str) -> list[int]:
     consumer = _consumer(settings)
     try:
         places = [TopicPartition(topic, partition) for partition in range(settings.partitions)]
-        return [int(consumer.get_watermark_offsets(place, timeout=ANSWER_S)[1]) for place in places]
+        return [int(consumer.get_watermark_offsets(place, timeout=NEW_TOPIC_S)[1]) for place in places]
     except KafkaException as error:
         raise broker_failure(settings, [error.args[0]]) from error
     finally:
@@ -64,7 +64,7 @@ def read(settings: Settings, topic: str) -> tuple[Floats, list[bytes]]:
     stamps: list[float] = []
     values: list[bytes] = []
     while len(values) < sum(left):
-        messages = consumer.consume(TAKE, ANSWER_S)
+        messages = consumer.consume(TAKE, NEW_TOPIC_S)
         if not messages:
             raise broker_down(settings.brokers, f"{len(values)} of {sum(left)} records of {topic}")
         for message in messages:

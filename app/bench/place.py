@@ -23,7 +23,7 @@ from app.bench.curve import stamped_topic
 from app.bench.stream import Stream, names
 from app.bench.wire import TapeWire
 from app.config import Settings, load_settings, unsecured
-from app.connection import Admin
+from app.connection import BROKER_ANSWER_S, Admin
 from app.topics import ensure_topics
 from schemas.codec import TapeCodec
 from schemas.columns import Columns
@@ -33,7 +33,6 @@ from schemas.registry import open_registry
 from schemas.topics import TAPE
 from schemas.vector_codec import VectorCodec
 
-ANSWER_S: Final = 5.0
 PARTITIONS: Final = 4
 ROLES: Final = ("features",)
 _VERSION: Final = re.compile(r"^version: .*$", re.MULTILINE)
@@ -55,7 +54,7 @@ class Place:
         try:
             self.base = self._settings(self.prefix)
             self._admin = Admin(self.base)
-            self._admin.list_topics(timeout=ANSWER_S)
+            self._admin.list_topics(timeout=BROKER_ANSWER_S)
         except KafkaException as error:
             self._folder.cleanup()
             raise DependencyDown(
@@ -68,10 +67,10 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(KafkaException):  # a broker that is gone has nothing left to clear
-            mine = [name for name in self._admin.list_topics(timeout=ANSWER_S).topics if self.prefix in name]
+            mine = [name for name in self._admin.list_topics(timeout=BROKER_ANSWER_S).topics if self.prefix in name]
             for future in (self._admin.delete_topics(mine) if mine else {}).values():
                 future.result()
-            listed = self._admin.list_consumer_groups().result(ANSWER_S).valid
+            listed = self._admin.list_consumer_groups().result(BROKER_ANSWER_S).valid
             groups = [group.group_id for group in listed if group.group_id.startswith(self.prefix)]
             for future in (self._admin.delete_consumer_groups(groups) if groups else {}).values():
                 with suppress(KafkaException):
@@ -100,7 +99,7 @@ class Place:
 
     def owners(self, group: str) -> int:
         """How many members of a consumer group have partitions."""
-        found = self._admin.describe_consumer_groups([group])[group].result(ANSWER_S)
+        found = self._admin.describe_consumer_groups([group])[group].result(BROKER_ANSWER_S)
         return sum(bool(member.assignment and member.assignment.topic_partitions) for member in found.members)
 
     def compile(self) -> None:

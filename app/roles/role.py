@@ -9,7 +9,7 @@ Errors: PartitionsLost after a standstill.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from agents.lanes import Lanes
 from app.config import Settings
 from app.connection import faust_options
 from app.topics import sources
-from app.transport import FETCH_RECORDS, Consumer, Transport
+from app.transport import FETCH_RECORDS, BeforeCommit, Consumer, Transport
 from schemas.errors import CheckFailed
 from tables import store
 
@@ -38,7 +38,6 @@ PURPOSES: Final = {
 }
 
 Fail = Callable[[BaseException], None]
-Commit = Callable[[Mapping[TP, int]], Awaitable[None]]
 
 
 class PartitionsLost(CheckFailed):
@@ -156,7 +155,7 @@ def make_app(settings: Settings, role: str, group: str) -> faust.App:
     )
 
 
-def make_role(app: faust.App, settings: Settings, name: str, lanes: Lanes, before_commit: Commit) -> Role:
+def make_role(app: faust.App, settings: Settings, name: str, lanes: Lanes, before_commit: BeforeCommit) -> Role:
     """Put the batch transport in and register the agent."""
     app.conf.datadir.mkdir(parents=True, exist_ok=True)
     role, topics = Role(name, app, lanes), sources(settings, name)
