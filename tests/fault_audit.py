@@ -2,17 +2,19 @@
 
 Input: a stopped cluster; its last worker had every partition.
 Output: `Ledger`. Nothing is taken from what a worker says of itself.
-Units: recovery in milliseconds, from a kill to the first new vector in each partition, by the broker's stamps.
+Units: recovery in milliseconds, from a kill as the harness sees it to the first new vector in each partition, as the
+    broker stamps it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import live_worker as run
 import redis
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 from fault_cluster import Cluster
 from ledger import Identity, Ledger, Place
 
@@ -40,21 +42,28 @@ def count(cluster: Cluster, ledger: Ledger) -> Ledger:
     expected = run.oracle(settings, tape)
     stamps: dict[Identity, int] = {}
     for partition, messages in enumerate(tape):
-        on_broker = [(message.key(), message.value()) for message in run.read_topic(settings, TAPE, partition)]
-        assert on_broker == messages, f"the tape itself is another one in partition {partition}"
-        _count_letters(settings, partition, len(messages), expected, ledger)
+        on_broker = run.read_topic(settings, TAPE, partition)
+        assert [(message.key(), message.value()) for message in on_broker] == messages, f"another tape in {partition}"
+        laid_ms = [message.timestamp()[1] for message in on_broker]
+        count_letters(settings, partition, len(messages), expected, ledger)
         for feature_set in load_all(settings.feature_sets):
-            stamps |= _count_vectors(settings, feature_set, partition, expected, kills, ledger)
+            count_vectors(settings, feature_set, partition, expected, ledger)
+            stamps |= count_recoveries(settings, feature_set, partition, expected, kills, laid_ms, ledger)
     owner = settings.model_copy(update={"data_dir": cluster.workers[-1].settings.data_dir})
-    held = {place: blob for p in range(len(tape)) for place, blob in run.states_of(owner, p).items()}
-    ledger.count_states(held, expected.states)
-    ledger.count_states(on_changelog(settings), expected.states)
-    _count_latest(settings, expected, stamps, cluster.emptied, ledger)
-    _count_archive(settings, tape, expected, ledger)
+    count_states(owner, expected, ledger)
+    count_latest(settings, expected, stamps, cluster.emptied, ledger)
+    count_archive(settings, tape, expected, ledger)
     return ledger
 
 
-def _count_latest(
+def count_states(settings: Settings, expected: run.Outcome, ledger: Ledger) -> None:
+    """Those in the data folder, and those on the changelog."""
+    held = {place: blob for p in range(settings.partitions) for place, blob in run.states_of(settings, p).items()}
+    ledger.count_states(held, expected.states)
+    ledger.count_states(on_changelog(settings), expected.states)
+
+
+def count_latest(
     settings: Settings, expected: run.Outcome, stamps: Mapping[Identity, int], emptied: float, ledger: Ledger
 ) -> None:
     """The newest vector of each instrument; one made before Redis was emptied last may be gone until the next one."""
@@ -80,30 +89,50 @@ def _identities(feature_set: FeatureSet, vectors: Vectors) -> list[Identity]:
     return [(feature_set.id, name, time) for name, time in zip(names, times, strict=True)]
 
 
-def _count_vectors(
-    settings: Settings, feature_set: FeatureSet, partition: int, expected: run.Outcome, kills: Sequence[float],
-    ledger: Ledger,
-) -> dict[Identity, int]:  # fmt: skip
-    """Returns when the broker first had each vector, in milliseconds."""
+def _on_topic(settings: Settings, feature_set: FeatureSet, partition: int) -> tuple[list[Identity], list[Any]]:
+    """Vectors in the order of their topic, by name and as messages."""
     messages = run.read_topic(settings, feature_set.topic, partition)
-    values = [message.value() for message in messages]
-    vectors = VectorCodec(open_registry(settings.registry), feature_set).decode(values)
-    identities = _identities(feature_set, vectors)
-    ledger.count_vectors(
-        zip(identities, values, strict=True), _of(expected.vectors, feature_set.id, partition, settings.partitions)
-    )
-    stamps: dict[Identity, int] = {}
-    for identity, message in zip(identities, messages, strict=True):
-        stamps.setdefault(identity, message.timestamp()[1])
-    fresh = sorted(stamps.values())
+    codec = VectorCodec(open_registry(settings.registry), feature_set)
+    return _identities(feature_set, codec.decode([message.value() for message in messages])), messages
+
+
+def count_vectors(
+    settings: Settings, feature_set: FeatureSet, partition: int, expected: run.Outcome, ledger: Ledger
+) -> None:
+    """One partition of a features topic."""
+    identities, messages = _on_topic(settings, feature_set, partition)
+    wire = zip(identities, (message.value() for message in messages), strict=True)
+    ledger.count_vectors(wire, _of(expected.vectors, feature_set.id, partition, settings.partitions))
+
+
+def count_recoveries(
+    settings: Settings, feature_set: FeatureSet, partition: int, expected: run.Outcome, kills: Sequence[float],
+    laid_ms: Sequence[int], ledger: Ledger,
+) -> dict[Identity, int]:  # fmt: skip
+    """Behind each kill there is a new vector, if a Tick that makes one was laid behind it (`laid_ms`, by offset).
+
+    Returns when the broker first had each vector, in milliseconds.
+    """
+    codec = VectorCodec(open_registry(settings.registry), feature_set)
+    due = codec.decode(list(_of(expected.vectors, feature_set.id, partition, settings.partitions).values()))
+    last_ms = laid_ms[int(due.as_of_offset.max())] if len(due.as_of_offset) else 0
+    first: dict[Identity, int] = {}
+    for identity, message in zip(*_on_topic(settings, feature_set, partition), strict=True):
+        kind, stamp = message.timestamp()
+        assert kind == TIMESTAMP_LOG_APPEND_TIME
+        first.setdefault(identity, stamp)
+    fresh = sorted(first.values())
     for killed in kills:
         following = bisect_right(fresh, killed * 1000)
         if following < len(fresh):
-            ledger.recovery_ms_max = max(ledger.recovery_ms_max, fresh[following] - killed * 1000)
-    return stamps
+            ledger.recovery_ms_max = max(ledger.recovery_ms_max or 0.0, fresh[following] - killed * 1000)
+        else:
+            ledger.lost += last_ms > killed * 1000
+    return first
 
 
-def _count_letters(settings: Settings, partition: int, received: int, expected: run.Outcome, ledger: Ledger) -> None:
+def count_letters(settings: Settings, partition: int, received: int, expected: run.Outcome, ledger: Ledger) -> None:
+    """One partition of the dead letters, of so many records."""
     codec = DeadLetterCodec(open_registry(settings.registry))
     wire = []
     for message in run.read_topic(settings, DEAD_LETTERS, partition):
@@ -126,14 +155,19 @@ def on_changelog(settings: Settings) -> dict[tuple[int, str], bytes]:
     return {place: blob for place, (_, blob) in found.items()}
 
 
-def _count_archive(settings: Settings, tape: list[run.Raw], expected: run.Outcome, ledger: Ledger) -> None:
-    """What our readers show of the archive: everything once, and its replay gives the live vectors."""
+def count_archive(settings: Settings, tape: list[run.Raw], expected: run.Outcome, ledger: Ledger) -> None:
+    """What our readers show of the archive: everything once, and its replay gives the live vectors.
+
+    They show nothing of one that the audit finds broken.
+    """
     report, archive = audit(settings.archive_dir), ArchiveReader(settings.archive_dir)
     ledger.lost += len(report.holes)
     ledger.dup_visible += len(report.doubles)
     ledger.torn += len(report.torn)
+    if not report.ok:
+        return
     rows = [sum(segment.rows for segment in archive.segments(p)) for p in archive.partitions()]
-    ledger.gap_undetected += report.ok and rows != [len(messages) for messages in tape]
+    ledger.gap_undetected += rows != [len(messages) for messages in tape]
     letters: dict[tuple[int, int], DeadLetter] = {}
     for _, _, letter in archive.dead_letters():
         ledger.dup_visible += (letter.partition, letter.offset) in letters

@@ -1,9 +1,10 @@
 """One to three real workers, a real Kafka, a real Redis, a tape that grows all the time, and whatever may befall them.
 
-State: when there were `kills`; `faults` that happened; the points `reached` at which workers killed themselves; what
-    workers said that `ended` for another reason.
-    `emptied`: when Redis last lost what it had.
-Errors: AssertionError where a worker does not do what it must: stop, end, go on.
+State: when there were `kills`; `faults` that happened; the points `reached` at which workers killed themselves, and
+    those `missed`; what workers said that `ended` by themselves as they may: when the broker was away at their start;
+    when Redis was `emptied` last.
+Errors: AssertionError where a worker does not do what it must: stop, go on, or end only where it may, without a
+    traceback.
 Units: wall-clock seconds.
 """
 
@@ -19,13 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain, cycle
+from operator import gt
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
 import dying_worker
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from fault_tape import FaultTape
 from kafka_broker import KafkaBroker
 from live_worker import Raw
@@ -36,7 +38,8 @@ from app.config import Settings, environment, load_settings
 from app.publish import Progress, Publisher
 from app.topics import ensure_topics, groups, wire_topic
 from schemas.codec import TapeCodec
-from schemas.feature_sets import DEFAULT
+from schemas.errors import DependencyDown
+from schemas.feature_sets import DEFAULT, load_all
 from schemas.registry import open_registry
 from schemas.topics import TAPE
 
@@ -69,6 +72,8 @@ class Process:
     def __init__(self, settings: Settings, roles: Sequence[str], point: str | None, count: int) -> None:
         """With `point` it kills itself there, at the `count`-th time."""
         self.settings, self.point = settings, point
+        self.may_miss_broker = False
+        """Whether the broker went away before it had partitions."""
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.log = settings.data_dir.parent / f"{settings.data_dir.name}.log"
         self._begin = self.log.stat().st_size if self.log.exists() else 0
@@ -82,6 +87,19 @@ class Process:
     def words(self) -> str:
         """What it has said since its start."""
         return self.log.read_bytes()[self._begin :].decode(errors="replace")
+
+    def bug(self) -> str:
+        """All it has said, if there is a traceback in it."""
+        words = self.words()
+        return words if "Traceback" in words else ""
+
+    def owns(self) -> bool:
+        """Whether it has partitions: the database of one is open."""
+        try:
+            opened = list(Path(f"/proc/{self.process.pid}/fd").iterdir())
+            return any("/tables/state-" in str(each.readlink()) for each in opened)
+        except OSError:  # it has ended, or closed what was just listed
+            return False
 
     def rss_mb(self) -> float:
         """What it has in memory; 0 when it has ended."""
@@ -116,6 +134,7 @@ class Cluster:
         self._seen = {"brokers": f"127.0.0.1:{line.port}"} if line else {}
         server.flush()
         ensure_topics(self.settings)
+        self.alter_features("message.timestamp.type", "LogAppendTime")
         self.tape = FaultTape(TapeCodec(open_registry(self.settings.registry)), PARTITIONS, seed, events_per_s)
         self.workers: list[Process] = []
         self.roles: dict[int, Sequence[str]] = {}
@@ -124,6 +143,7 @@ class Cluster:
         self.ended: Counter[str] = Counter()
         self.points = cycle(self.chance.sample(sorted(dying_worker.POINTS), len(dying_worker.POINTS)))
         self.reached: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
         self.rss_mb = 0.0
         self.emptied = 0.0
         self._calm = threading.Event()
@@ -189,16 +209,24 @@ class Cluster:
         self.died(number)
 
     def died(self, number: int) -> None:
-        """Wait for the end of a worker that has been killed, or kills itself at its point, if it comes there."""
-        worker = self.workers[number]
-        try:
-            code = worker.process.wait(POINT_S)
-        except subprocess.TimeoutExpired:
-            worker.point = None
-            worker.process.kill()
-            code = worker.process.wait()
+        """Wait for the end of a worker that has been killed, or kills itself at its point.
+
+        It may not come to its point: then it is killed here, if meanwhile every partition has gone on. One that stands
+        still has failed.
+        """
+        worker, begun = self.workers[number], time.monotonic()
+        before = self.committed() if worker.point else []
+        while (code := worker.process.poll()) is None:
+            waited = time.monotonic() - begun
+            assert waited < GO_ON_S, f"worker {number} neither works nor comes to {worker.point}:\n{worker.words()}"
+            if worker.point and waited > POINT_S and all(map(gt, self.committed(), before)):
+                self.missed[worker.point] += 1
+                worker.point = None
+                worker.process.kill()
+            time.sleep(0.02)
         self.kills.append(time.time())
         assert code == -signal.SIGKILL, f"worker {number} ended with {code}, not killed:\n{worker.words()}"
+        assert not worker.bug(), worker.bug()
         if worker.point:
             self.reached[worker.point] += 1
 
@@ -210,25 +238,41 @@ class Cluster:
         took = time.monotonic() - begun
         assert code == 0, f"worker {number} was stopped and ended with {code}:\n{worker.words()}"
         assert took < STOP_MAX_S, f"worker {number} took {took:.1f} s to stop:\n{worker.words()}"
+        assert not worker.bug(), worker.bug()
 
-    def wait_owning(self, number: int) -> None:
-        """Until a worker has partitions: the database of one is open."""
+    def wait_owning(self, *numbers: int) -> None:
+        """Until each of these workers has partitions."""
+        self.wait(f"workers {numbers} have partitions", lambda: all(self.workers[each].owns() for each in numbers))
 
-        def is_owning() -> bool:
-            opened = Path(f"/proc/{self.workers[number].process.pid}/fd")
-            try:
-                return any("/tables/state-" in str(each.readlink()) for each in opened.iterdir())
-            except OSError:  # it has ended, or closed what was just listed
-                return False
+    def without_broker(self, end: Callable[[], None], seconds: float) -> None:
+        """The broker is ended and is back some time later: whoever has partitions goes on, whatever happens to it.
 
-        self.wait(f"worker {number} has partitions", is_owning)
+        Who has none yet may end, with the word of a broker that is missing.
+        """
+        for worker in self.workers:
+            worker.may_miss_broker = not worker.owns()
+        end()
+        time.sleep(seconds)
+        self.broker.start()
+        self.go_on()
+        for worker in self.workers:
+            worker.may_miss_broker = False
+
+    def alter_features(self, name: str, value: str) -> None:
+        """Set what the broker does with every features topic."""
+        admin = AdminClient({"bootstrap.servers": self.settings.brokers, "log_level": 0})
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        topics = [wire_topic(self.settings, each.topic) for each in load_all(self.settings.feature_sets)]
+        resources = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+        for done in admin.incremental_alter_configs(resources).values():
+            done.result()
 
     def lose_folder(self, number: int) -> None:
         """The states of a worker that has ended are gone from its disk."""
         shutil.rmtree(self.folder / f"worker-{number}" / "features", ignore_errors=True)
 
     def tend(self) -> None:
-        """Start what has ended by itself, and note its last word."""
+        """Start what has ended: at its point, or by itself where it may."""
         assert not self._failed, self._failed
         for number, worker in enumerate(self.workers):
             self.rss_mb = max(self.rss_mb, worker.rss_mb())
@@ -238,7 +282,11 @@ class Cluster:
             if code == -signal.SIGKILL and worker.point:
                 self.died(number)
             else:
-                self.ended[f"{code}: {worker.words().strip().rpartition(chr(10))[2][:160]}"] += 1
+                words = worker.words()
+                is_missing = worker.may_miss_broker and code == DependencyDown.exit_code and "Action: " in words
+                is_fine = is_missing and not worker.bug()
+                assert is_fine, f"worker {number} ended by itself with {code}:\n{words}"
+                self.ended[f"{code}: {words.strip().rpartition(chr(10))[2][:160]}"] += 1
             self.start(number)
 
     def wait(self, what: str, until: Callable[[], bool]) -> None:

@@ -112,7 +112,7 @@ def stand_still(cluster: Cluster) -> None:
     time.sleep(1.6 * cluster.settings.session_timeout_s)
     worker.send(signal.SIGCONT)
     code = worker.process.wait(30)
-    assert (code, "stood still" in worker.words()) == (1, True), worker.words()
+    assert (code, "stood still" in worker.words(), worker.bug()) == (1, True, ""), worker.words()
     cluster.start(number)
 
 
@@ -124,15 +124,19 @@ def terminate(cluster: Cluster) -> None:
 
 
 def restart_broker(cluster: Cluster) -> None:
-    cluster.broker.stop()
-    time.sleep(cluster.chance.uniform(0.0, 2.0))
-    cluster.broker.start()
+    _have_partitions(cluster, "broker restarted")
+    cluster.without_broker(cluster.broker.stop, cluster.chance.uniform(0.0, 2.0))
 
 
 def crash_broker(cluster: Cluster) -> None:
-    cluster.broker.kill()
-    time.sleep(cluster.chance.uniform(0.0, 2.0))
-    cluster.broker.start()
+    _have_partitions(cluster, "broker crashed")
+    cluster.without_broker(cluster.broker.kill, cluster.chance.uniform(0.0, 2.0))
+
+
+def _have_partitions(cluster: Cluster, name: str) -> None:
+    """The first time, and each second one, every worker is at work before this happens to it."""
+    if cluster.faults[name] % 2 == 0:
+        cluster.wait_owning(*range(len(cluster.workers)))
 
 
 def crash_redis(cluster: Cluster) -> None:
@@ -179,7 +183,7 @@ def suffer(cluster: Cluster, kills: int, tell: Callable[[str], None]) -> None:
             if cluster.chance.random() < 0.7:
                 cluster.go_on()
             cluster.tend()
-    for name in HARMLESS.keys() - cluster.faults.keys() if kills >= ALL_AT else ():
+    for name in sorted(HARMLESS.keys() - cluster.faults.keys()) if kills >= ALL_AT else ():
         tell(f"{len(cluster.kills)} kills: {name}")
         happens[name](cluster)
         cluster.faults[name] += 1
@@ -221,11 +225,13 @@ def one_run(
         suffer(cluster, kills, tell)
         ledger = Ledger(seed=seed, kills=len(cluster.kills), faults=sum(cluster.faults[name] for name in HARMLESS))
         ledger.faults += len(PHASES) - 1
+        ledger.kills_at_points = cluster.reached.total()
         fault_audit.count(cluster, ledger)
     delete_topics(cluster.settings)
     more = {
-        "suffered": dict(cluster.faults), "points": dict(cluster.reached), "ended": dict(cluster.ended),
-        "rss_mb_max": round(cluster.rss_mb), "seconds": round(time.monotonic() - begun, 1),
+        "suffered": dict(cluster.faults), "points": dict(cluster.reached), "missed": dict(cluster.missed),
+        "ended": dict(cluster.ended), "rss_mb_max": round(cluster.rss_mb),
+        "seconds": round(time.monotonic() - begun, 1),
     }  # fmt: skip
     return ledger, more
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import fault_audit
+import live_worker as run
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from fault_cluster import Cluster
 from fault_run import catch_up
 from kafka_broker import KafkaBroker
@@ -15,12 +15,12 @@ from ledger import Ledger
 from redis_server import RedisServer
 from tcp_proxy import TcpProxy
 
-from app.topics import delete_topics, wire_topic
-from schemas.feature_sets import load_all
+from app.topics import delete_topics
 
 SEED = 5
 TRIAL_S = 10.0
 """How long a trial of what lasts for minutes outside is."""
+LARGEST = "max.message.bytes"
 GROWTH_MB = 150.0
 """What may pile up in a worker meanwhile: some batches, and one vector for each instrument."""
 
@@ -82,25 +82,15 @@ def resets(proxy: TcpProxy) -> None:
 
 
 def refused_as_too_large(cluster: Cluster) -> None:
-    """The features topic takes less than one vector for a while: the worker ends, and commits nothing more."""
+    """The features topic takes less than one vector for a while: the worker ends, and committed nothing without one."""
     worker = cluster.workers[0]
-    limit(cluster, 100)
+    cluster.alter_features(LARGEST, "100")
     assert worker.process.wait(60) == 3
     assert "was not delivered" in worker.words()
     assert "Action: " in worker.words()
     assert "Traceback" not in worker.words()
-    before = cluster.committed()
-    limit(cluster, 1 << 20)
-    assert cluster.committed() == before
+    done = [messages[:end] for messages, end in zip(cluster.tape.laid, cluster.committed(), strict=True)]
+    assert run.oracle(cluster.settings, done).vectors.items() <= run.outcome(cluster.settings).vectors.items()
+    cluster.alter_features(LARGEST, str(1 << 20))
     cluster.start(0)
     cluster.go_on()
-
-
-def limit(cluster: Cluster, size: int) -> None:
-    """Set the largest message of every features topic."""
-    admin = AdminClient({"bootstrap.servers": cluster.settings.brokers})
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    topics = [wire_topic(cluster.settings, each.topic) for each in load_all(cluster.settings.feature_sets)]
-    resources = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
-    for done in admin.incremental_alter_configs(resources).values():
-        done.result()

@@ -56,6 +56,8 @@ def bug_in_a_kernel(cluster: Cluster, proxy: TcpProxy) -> None:
     worker = cluster.start(WORKER, KERNEL)
     assert worker.process.wait(ENDS_S) == 1
     assert "a bug in a kernel" in worker.words()
+    with pytest.raises(AssertionError, match="ended by itself with 1"):
+        cluster.tend()
     assert cluster.committed() == before
 
 
