@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import dying_worker
 import rocksdict
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -34,17 +35,6 @@ from schemas.vectors import Vectors
 from tables.store import pack, unpack
 
 WORK_S: Final = 60.0
-PROGRAM: Final = """
-import sys
-from app.config import load_settings
-from app.worker import run_worker
-from schemas.errors import OnetapeError
-try:
-    sys.exit(run_worker(load_settings(), sys.argv[1:]))
-except OnetapeError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
 Raw = list[tuple[bytes | None, bytes | None]]
 
 
@@ -55,7 +45,7 @@ class Worker:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = settings.data_dir.parent / f"{settings.data_dir.name}.log"
         with self._log.open("ab") as log:
-            command = [sys.executable, "-c", PROGRAM, *roles]
+            command = [sys.executable, dying_worker.__file__, "none", "1", *roles]
             self.process = subprocess.Popen(command, env=environment(settings), stdout=log, stderr=log)
 
     def __enter__(self) -> Self:
