@@ -16,7 +16,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test simulate parity faults fuzz lint format docs kafka lock audit clean
+.PHONY: help setup demo test simulate parity faults soak fuzz lint format docs kafka lock audit clean
 
 help: ## Show this help
 	@echo "onetape: one tape, live and replayed"

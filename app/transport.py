@@ -21,7 +21,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import aclosing
 from typing import Any, cast
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaTimeoutError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, ConsumerMessage, Message
@@ -101,9 +101,9 @@ class Consumer(driver.Consumer):
         deliveries do not: what does not continue them is fetched again. The fetch's other partitions are unaffected.
         """
         if not self.app.rebalancing:
-            for tp in list(self._dropped):
+            again, self._dropped = self._dropped, set()
+            for tp in again:
                 await self._fetch_again(tp)
-            self._dropped.clear()
         fetched = cast(AsyncGenerator[tuple[TP, Message], None], super().getmany(timeout))
         dropped: set[TP] = set()
         async with aclosing(fetched):
@@ -152,6 +152,8 @@ class Consumer(driver.Consumer):
         except IllegalStateError:
             if tp in self.assignment():
                 raise
+        except (KafkaConnectionError, KafkaTimeoutError):
+            self._dropped.add(tp)  # the broker is away: asked again before the next fetch
 
     def _pass_hole(self, tp: TP, deliveries: Deliveries, first: int) -> None:
         """Go on behind records that are gone.

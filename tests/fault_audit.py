@@ -9,7 +9,7 @@ Units: recovery in milliseconds, from a kill as the harness sees it to the first
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import live_worker as run
@@ -30,6 +30,7 @@ from schemas.registry import open_registry
 from schemas.topics import DEAD_LETTERS, TAPE, partition_of
 from schemas.vector_codec import VectorCodec
 from schemas.vectors import Vectors
+from tables.arena import applied_offset
 from tables.store import unpack
 
 SETTLES_S: Final = 3.0
@@ -49,16 +50,23 @@ def count(cluster: Cluster, ledger: Ledger) -> Ledger:
         for feature_set in load_all(settings.feature_sets):
             count_vectors(settings, feature_set, partition, expected, ledger)
             stamps |= count_recoveries(settings, feature_set, partition, expected, kills, laid_ms, ledger)
-    owner = settings.model_copy(update={"data_dir": cluster.workers[-1].settings.data_dir})
-    count_states(owner, expected, ledger)
+    count_states(settings, cluster.homes(), expected, ledger)
     count_latest(settings, expected, stamps, cluster.emptied, ledger)
     count_archive(settings, tape, expected, ledger)
     return ledger
 
 
-def count_states(settings: Settings, expected: run.Outcome, ledger: Ledger) -> None:
-    """Those in the data folder, and those on the changelog."""
-    held = {place: blob for p in range(settings.partitions) for place, blob in run.states_of(settings, p).items()}
+def count_states(settings: Settings, homes: Iterable[Settings], expected: run.Outcome, ledger: Ledger) -> None:
+    """Those in the data folders, of each the one that has applied most, and those on the changelog.
+
+    The last worker may be stopped before it has written down what it recovers of partitions that were another's.
+    """
+    held: dict[tuple[int, str], bytes] = {}
+    for home in homes:
+        for partition in range(settings.partitions):
+            for place, blob in run.states_of(home, partition).items():
+                if place not in held or applied_offset(blob) > applied_offset(held[place]):
+                    held[place] = blob
     ledger.count_states(held, expected.states)
     ledger.count_states(on_changelog(settings), expected.states)
 

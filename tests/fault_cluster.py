@@ -271,6 +271,11 @@ class Cluster:
         """The states of a worker that has ended are gone from its disk."""
         shutil.rmtree(self.folder / f"worker-{number}" / "features", ignore_errors=True)
 
+    def homes(self) -> list[Settings]:
+        """The settings of every worker there has been, by its data folder."""
+        folders = sorted(self.folder.glob("worker-*/"))
+        return [self.settings.model_copy(update={"data_dir": each}) for each in folders]
+
     def tend(self) -> None:
         """Start what has ended: at its point, or by itself where it may."""
         assert not self._failed, self._failed

@@ -24,6 +24,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
+import arguments
 import fault_audit
 import live_worker as run
 from dying_worker import RECOVERING
@@ -266,23 +267,26 @@ def runs(kills: int, seed: int, tell: Callable[[str], None]) -> Iterator[tuple[L
 def main(words: Sequence[str] | None = None) -> int:
     """`make faults`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=arguments.count, default=30)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(words)
 
     def tell(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
-    total = Ledger(seed=given.seed)
+    total, is_ok = Ledger(seed=given.seed), True
     try:
         for ledger, more in runs(given.kills, given.seed, tell):
             print(line(ledger, more), flush=True)
-            total += ledger
+            total, is_ok = total + ledger, is_ok and ledger.ok
     except KafkaMissing as missing:
         print(f"Action: {missing}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        tell("interrupted; what is counted so far:")
+        is_ok = False
     print(total.line())
-    return 0 if total.ok else 1
+    return 0 if is_ok else 1
 
 
 if __name__ == "__main__":

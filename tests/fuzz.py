@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import arguments
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -173,7 +174,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """`make fuzz`. Exit code 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", action="append", help="one of decoder, venues, segments, states; all if not named")
-    parser.add_argument("--seconds", type=float, default=600.0, help="of all targets together")
+    parser.add_argument("--seconds", type=arguments.duration, default=600.0, help="of all targets together")
     parser.add_argument("--examples", type=int, default=0, help="inputs per target, instead of seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--input", help="one input in base64")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -177,10 +177,17 @@ def outcome(settings: Settings) -> Outcome:
 
 
 def state_folder(settings: Settings, partition: int) -> Path:
-    return next((settings.data_dir / "features").glob(f"*/*/tables/state-{partition}.db"))
+    return next(_state_folders(settings, partition))
+
+
+def _state_folders(settings: Settings, partition: int) -> Iterator[Path]:
+    return (settings.data_dir / "features").glob(f"*/*/tables/state-{partition}.db")
 
 
 def states_on_disk(settings: Settings, partition: int) -> dict[str, bytes]:
+    """Nothing where the worker never had the partition."""
+    if not any(_state_folders(settings, partition)):
+        return {}
     options = rocksdict.Options(raw_mode=True)
     db = rocksdict.Rdict(str(state_folder(settings, partition)), options, access_type=rocksdict.AccessType.read_only())
     try:

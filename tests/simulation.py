@@ -26,6 +26,7 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Any, Final
 
+import arguments
 from ledger import Ledger
 from plans import (
     WORKERS,
@@ -268,7 +269,7 @@ def _block(first: int) -> list[Ledger]:
 def main() -> int:
     """Run seeds until so many kills have happened."""
     parser = argparse.ArgumentParser(description="Simulate the features worker under faults.")
-    parser.add_argument("--kills", type=int, default=2000, help="kills at least")
+    parser.add_argument("--kills", type=arguments.count, default=2000, help="kills at least")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     asked = parser.parse_args()
     total, began = _uncounted(), time.monotonic()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import arguments
 import fault_audit
 from fault_cluster import Cluster
 from fault_run import catch_up, kill_one, line
@@ -70,7 +72,7 @@ def state(cluster: Cluster, seconds: float) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> int:
     """`make soak`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--hours", type=arguments.duration, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(words)
 
@@ -87,7 +89,13 @@ def main(words: Sequence[str] | None = None) -> int:
                 is_ok = bool(each.get("ok"))
     except KafkaMissing as missing:
         print(f"Action: {missing}", file=sys.stderr)
+        folder.rmdir()
         return 3
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return 1
+    if is_ok:
+        shutil.rmtree(folder)
     return 0 if is_ok else 1
 
 

@@ -137,7 +137,7 @@ def left_states(settings: Settings, expected: run.Outcome, on_disk: Damage, on_t
         wire = on_topic(blobs)
         lay(settings, topic, wire, [names[i % len(names)] for i in range(len(wire))], partition)
     ledger = Ledger()
-    fault_audit.count_states(settings, expected, ledger)
+    fault_audit.count_states(settings, [settings], expected, ledger)
     return bad(ledger)
 
 
