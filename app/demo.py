@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.config import Settings, environment, load_settings, unsecured
-from app.connection import registry_of
+from app.connection import Admin, registry_of
 from app.cuts import random_cuts
 from app.embedded import EmbeddedBroker, EmbeddedRedis
 from app.importer import import_recording
@@ -72,12 +72,14 @@ def run_demo(
     """Run everything once; returns the payload of DESIGN's `demo` keys and more."""
     begun = time.monotonic()
     if source is not None:
-        ArchiveReader(source)  # refused before anything is removed
+        ArchiveReader(source)  # refused before anything is removed, as are places that cannot be used
+    chosen = _chosen(FOLDER if out is None else out, brokers, redis_url, batch_size)
+    _check_places(load_settings(**chosen), brokers, redis_url)
     with ExitStack() as stack:
         folder = _folder(stack, out, source)
         source = source or _generated(report, folder)
         partitions = ArchiveReader(source).head.partitions
-        settings = _settings(stack, report, folder, brokers, redis_url, batch_size, partitions)
+        settings = _settings(stack, report, {**chosen, "partitions": partitions}, brokers, redis_url)
         events = _live(stack, report, folder, source, settings)
         latest = _latest(settings)
     live, specs = folder / "live", settings.feature_sets
@@ -146,24 +148,31 @@ def _generated(report: Report, folder: Path) -> Path:
     return archive
 
 
-def _settings(
-    stack: ExitStack,
-    report: Report,
-    folder: Path,
-    brokers: str | None,
-    redis_url: str | None,
-    batch_size: int,
-    partitions: int,
-) -> Settings:
-    """Settings of this run, with the broker and the Redis they name running."""
+def _chosen(folder: Path, brokers: str | None, redis_url: str | None, batch_size: int) -> dict[str, Any]:
+    """Settings of this run by name; without the places of what is started for it."""
     chosen: dict[str, Any] = {
         "data_dir": folder / "state", "registry": str(folder / "schemas.json"), "archive_dir": folder / "live",
-        "archive_flush_s": 1.0, "epoch_s": 0.5, "partitions": partitions, "batch_size": batch_size,
+        "archive_flush_s": 1.0, "epoch_s": 0.5, "batch_size": batch_size,
         "brokers": brokers or "", "redis_url": redis_url or "", "broker_is_embedded": brokers is None,
         "topic_prefix": "" if brokers is None else f"demo-{uuid4().hex[:8]}.",
     }  # fmt: skip
     given = {"registry": None, "kafka": brokers, "redis": redis_url}
-    chosen |= unsecured(*(owner for owner, place in given.items() if place is None))
+    return chosen | unsecured(*(owner for owner, place in given.items() if place is None))
+
+
+def _check_places(settings: Settings, brokers: str | None, redis_url: str | None) -> None:
+    """Errors: UsageError, AccessRefused, DependencyDown, for what a person has named."""
+    load_all(settings.feature_sets)
+    if redis_url is not None:
+        check_redis(settings)
+    if brokers is not None:
+        Admin(settings).cluster()
+
+
+def _settings(
+    stack: ExitStack, report: Report, chosen: dict[str, Any], brokers: str | None, redis_url: str | None
+) -> Settings:
+    """Settings of this run, with the broker and the Redis they name running."""
     if brokers is None:
         topics = partitions_of(load_settings(**chosen))
         with report.step("Starting the embedded broker (in memory, for trying out) and Redis"):
@@ -174,7 +183,7 @@ def _settings(
         with report.step("Starting Redis"):
             chosen["redis_url"] = stack.enter_context(EmbeddedRedis()).url
     settings = load_settings(**chosen)
-    check_redis(settings)
+    check_redis(settings)  # the one we started, too
     if brokers is not None:
         ensure_topics(settings)
         stack.callback(delete_topics, settings)

@@ -1,12 +1,15 @@
 """The log of a worker: lines on stderr, without secrets and without what is told elsewhere.
 
 Input: the level, and the secrets of this process.
+State: what clients say of a broker that is away is one line every AWAY_S, with how many were left out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, Final
 
 from aiokafka import errors
@@ -27,6 +30,15 @@ FORBIDDEN_ERRORS: Final = (
 )  # fmt: skip
 WIRE: Final = "aiokafka.conn"
 """Logs every request whole at DEBUG; that of a login by PLAIN is the password."""
+AWAY: Final = {
+    "aiokafka": (
+        "Unable connect to ", "Unable to request metadata from ", "Unable to update metadata from ",
+    ),
+    "aiokafka.consumer.fetcher": ("Failed fetch messages from ", "Failed fetch offsets from "),
+    "aiokafka.consumer.group_coordinator": ("Error sending ", "Group Coordinator Request failed: "),
+}  # fmt: skip
+"""How messages of aiokafka's loggers begin that a broker which is away repeats, ten a second of each client."""
+AWAY_S: Final = 10.0
 
 
 class Lines(logging.Formatter):
@@ -52,6 +64,33 @@ class Lines(logging.Formatter):
         return "\n".join(map(visible, super().formatException(ei).split("\n")))
 
 
+class BrokerAway(logging.Filter):
+    """Of all that clients say of a broker which is away one line a while, in words that say what to do."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock, self._lock = clock, Lock()  # clients log from threads of their own
+        self._next_s, self._left_out = clock(), 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        if not str(record.msg).startswith(AWAY.get(record.name, ())):
+            return True
+        with self._lock:
+            now = self._clock()
+            if now < self._next_s:
+                self._left_out += 1
+                return False
+            self._next_s, left_out, self._left_out = now + AWAY_S, self._left_out, 0
+        more = f" ({left_out} more such lines since the last one are left out)" if left_out else ""
+        record.msg, record.args = (
+            "a Kafka broker does not answer: %s%s. Nothing is lost: it is tried again until it does."
+            " Action: see that the brokers run and that this machine reaches them",
+            (record.getMessage(), more),
+        )
+        return True
+
+
 def start_log(level: str, secrets: Sequence[str]) -> None:
     """Log to stderr. What Faust and aiokafka put right by themselves is told from INFO on."""
     logging.basicConfig(level=level)
@@ -59,6 +98,10 @@ def start_log(level: str, secrets: Sequence[str]) -> None:
         handler.setFormatter(Lines(secrets))
         handler.addFilter(_is_ours)
     logging.getLogger(WIRE).addFilter(_is_no_login)
+    if level != "DEBUG":  # which shows all that clients do
+        away = BrokerAway()
+        for name in AWAY:
+            logging.getLogger(name).addFilter(away)
     logging.getLogger("numba").setLevel(logging.WARNING)  # at DEBUG its compiler tells each of its steps, for minutes
     if level == "WARNING":
         for name, least in QUIET.items():

@@ -115,3 +115,23 @@ def test_an_archive_is_never_overwritten_by_its_own_demo(monkeypatch: pytest.Mon
     for source in (archive, Path(".onetape/demo/liev")):
         assert onetape("demo", "--from", source).returncode == 2
     assert result("archive", "audit", "--archive", archive)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--redis", "redis://u:hunter2@x:bad/0"), 2),
+        (("--brokers", "u:hunter2@kafka:9092"), 2),
+        (("--redis", "redis://127.0.0.1:1/0"), 3),
+        (("--brokers", "127.0.0.1:1"), 3),
+    ],
+)
+def test_a_place_that_cannot_be_used_costs_no_demo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, str], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = Path(".onetape/demo/before")
+    before.mkdir(parents=True)
+    done = onetape("demo", *words)
+    assert (done.returncode, before.is_dir()) == (code, True), done.stderr
+    assert "hunter2" not in done.stderr
