@@ -95,6 +95,16 @@ def _refused_by_the_machine(error: OSError) -> DependencyDown:
     )  # fmt: skip
 
 
+def _without_logins(error: OnetapeError) -> OnetapeError:
+    """The error as people see it: a word of the command line may be a URL where a path was asked for."""
+    fact, expected, was, action = (
+        quoted(text, sys.argv[1:]) for text in (error.fact, error.expected, error.was, error.action)
+    )
+    told = OnetapeError(fact, expected=expected, was=was, action=action)
+    told.exit_code = error.exit_code
+    return told
+
+
 def main() -> None:
     """Entry point of the console script."""
     report = Report("--json" in sys.argv)
@@ -104,7 +114,7 @@ def main() -> None:
     try:
         code = cli(prog_name="onetape", standalone_mode=False)
     except OnetapeError as error:
-        report.error(error)
+        report.error(_without_logins(error))
         code = error.exit_code
     except _UsageError as error:
         said = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
@@ -121,7 +131,7 @@ def main() -> None:
         _forget_stdout()
         code = CheckFailed.exit_code
     except OSError as error:
-        report.error(_refused_by_the_machine(error))
+        report.error(_without_logins(_refused_by_the_machine(error)))
         _forget_stdout()
         code = DependencyDown.exit_code
     if code == INTERRUPTED:

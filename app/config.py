@@ -180,18 +180,29 @@ def load_settings(**chosen: Any) -> Settings:
                 f"{name} is no setting", expected="one of " + ", ".join(map(variable, sorted(Settings.model_fields))),
                 was=name, action="correct the name or unset it",
             )  # fmt: skip
+    for name in (f"{secret}_file" for secret in SECRETS):
+        if os.environ.get(variable(name)) == "" and name not in chosen:
+            raise UsageError(
+                f"{variable(name)} is empty", expected="a file that holds the secret", was="no name of a file",
+                action=f"set {variable(name)} to its path or unset it",
+            )  # fmt: skip
     try:
         return Settings(**chosen)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "a setting"
-        known = Settings.model_fields.get(name)
+        known, value = Settings.model_fields.get(name), repr(first.get("input"))
         raise UsageError(
             f"{variable(name)} cannot be used: {first['msg']}",
             expected=(known.description if known else None) or "a setting of onetape",
-            was="a value that is not shown" if name in _UNSHOWN else repr(first.get("input")),
+            was="a value that is not shown" if name in _UNSHOWN or _is_like_a_login(value) else value,
             action=f"correct {variable(name)} or unset it",
         ) from None  # fmt: skip
+
+
+def _is_like_a_login(value: str) -> bool:
+    """Whether a value, most likely of another setting, may hold a password."""
+    return "@" in value or "://" in value
 
 
 def _clash(name: str, was: str, expected: str = "one of the two", other: str | None = None) -> UsageError:
@@ -217,7 +228,8 @@ def unsecured(*owners: str) -> dict[str, Any]:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with `settings` in it, for a child process; the only place a secret is written out."""
     values = {variable(name): _written(value) for name, value in settings.model_dump().items()}
-    return {**os.environ, **values}
+    no_files = {variable(f"{name}_file") for name in SECRETS if not getattr(settings, f"{name}_file")}
+    return {name: value for name, value in {**os.environ, **values}.items() if name not in no_files}
 
 
 def _written(value: object) -> str:

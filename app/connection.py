@@ -9,6 +9,7 @@ Source: librdkafka's CONFIGURATION.md; aiokafka 0.14 `create_ssl_context`; faust
 from __future__ import annotations
 
 import ssl
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -172,9 +173,14 @@ def secrets_of(settings: Settings) -> list[str]:
 def _content(name: str, file: str) -> str:
     """One line of text. Errors: UsageError."""
     try:
-        with Path(file).expanduser().open("rb") as opened:
+        path = Path(file).expanduser()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(0, "no regular file")  # a pipe would be waited for
+        with path.open("rb") as opened:
             text = opened.read(SECRET_BYTES_MAX + 1).decode().removesuffix("\n").removesuffix("\r")
         was = "" if text and len(text) < SECRET_BYTES_MAX and text.isprintable() else "an empty, long or binary file"
+        if len(text.splitlines()) > 1:
+            was = "a file of more than one line"
     except OSError as error:
         was = error.strerror or "no file"
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
@@ -21,23 +22,25 @@ SHAPES: Final = {
     "registry": re.compile(r"https?:(/[\w.~-]*)*"),
 }
 """Scheme and path of a URL: what follows a slash in a password that was not escaped would else be taken for a path."""
-_LOGIN: Final = re.compile(r"(?<=://).*@", re.DOTALL)
-"""Greedy up to the last @: a password may hold one that was not escaped, and anything else."""
-_QUERY: Final = re.compile(r"(://[^?]*\?).*", re.DOTALL)
+_LOGIN: Final = re.compile(r"(:/+).*@", re.DOTALL)
+"""Greedy up to the last @: a password may hold one that was not escaped, and anything else. A path has one slash."""
+_QUERY: Final = re.compile(r"(:/+[^?]*\?).*", re.DOTALL)
+_LOGIN_IN_TEXT: Final = re.compile(r"(:/+)[^/@\s]*@")
 
 
 def masked(word: str) -> str:
     """A word of a command line; if it is a URL, without its login and its options."""
-    return _QUERY.sub(rf"\g<1>{MASK}", _LOGIN.sub(f"{MASK}@", word))
+    return _QUERY.sub(rf"\g<1>{MASK}", _LOGIN.sub(rf"\g<1>{MASK}@", word))
 
 
 def quoted(text: str, words: Iterable[str]) -> str:
-    """A text about a command line; its words masked wherever they stand in it, whole or as an option's value."""
-    parts = {part for word in words for part in (word, word.partition("=")[2]) if masked(part) != part}
+    """A text about a command line; its words masked wherever they stand in it: whole, an option's value, as a path."""
+    whole = {part for word in words for part in (word, word.partition("=")[2])}
+    parts = {part for word in whole for part in (word, str(Path(word))) if masked(part) != part}
     for part in sorted(parts, key=len, reverse=True):
         for form in _forms(part):
             text = text.replace(form, masked(part))
-    return text
+    return _LOGIN_IN_TEXT.sub(rf"\g<1>{MASK}@", text)
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,44 @@ def test_a_secret_can_be_a_file(tmp_path: Path) -> None:
     assert secret(settings, "kafka_sasl_password") == SECRET
     assert secrets_of(settings) == [SECRET]
     assert SECRET not in environment(settings).values()
-    for content in (b"", b"\n", b"two\nlines", b"\xff\xfe", b"x" * 5000):
+    refused = {b"": "empty", b"\n": "empty", b"hunter2\nlines\n": "more than one line", b"\xff\xfe": "binary"}
+    for content, was in {**refused, b"x" * 5000: "long"}.items():
         file.write_bytes(content)
-        with pytest.raises(UsageError, match=r"ONETAPE_KAFKA_SASL_PASSWORD_FILE cannot be used.*Action: "):
+        with pytest.raises(UsageError, match=rf"_PASSWORD_FILE cannot be used.*{was}.*Action: ") as raised:
             secret(settings, "kafka_sasl_password")
+        assert "hunter2" not in str(raised.value)
     file.unlink()
     with pytest.raises(UsageError, match="No such file"):
         secret(settings, "kafka_sasl_password")
+    os.mkfifo(file)  # nobody writes to it: it would be waited for
+    with pytest.raises(UsageError, match="no regular file"):
+        secret(settings, "kafka_sasl_password")
+
+
+def test_a_file_of_a_secret_that_is_set_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONETAPE_REDIS_PASSWORD_FILE"
+    assert name not in environment(load_settings())
+    monkeypatch.setenv(name, "")
+    with pytest.raises(UsageError, match=f"{name} is empty.*Action: set {name}"):
+        load_settings()
+    assert name not in environment(load_settings(**unsecured("redis")))
+
+
+@pytest.mark.parametrize("url", ["redis://u:hunter2 pw@h/0", "u:hunter2@h", "redis://h?password=hunter2"])
+def test_a_login_in_the_wrong_setting_is_not_shown(url: str) -> None:
+    with pytest.raises(UsageError, match=r"ONETAPE_REDIS_TTL_S cannot be used.*not shown.*Action: ") as refused:
+        load_settings(redis_ttl_s=url)
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(UsageError, match="'much'"):
+        load_settings(redis_ttl_s="much")
+
+
+@pytest.mark.parametrize("url", ["https://u:hunter2@x/y.gz", "https://u:hun/ter2 p@x/y.gz"])
+def test_a_url_that_was_taken_for_a_path_is_masked(url: str) -> None:
+    done = onetape("import", url, "--format", "binance-usdm", "--archive", "a", "--json")
+    assert done.returncode == 2
+    assert "***@x/y.gz" in done.stderr
+    assert "ter2" not in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("taken", ["hunter2", "hunter2/of=mine", "~hunter2", "/hunter2", "hunter2\0", "hunter2" * 100])
@@ -139,6 +171,7 @@ def test_logs_hide_a_secret_that_begins_with_another() -> None:
 
 def test_a_command_line_that_is_repeated_shows_no_password() -> None:
     assert masked("--redis=redis://:a@b/c d'e\n@host:1/0") == "--redis=redis://***@host:1/0"
+    assert masked("https:/u:hunter2@x/y.gz") == "https:/***@x/y.gz"
     assert [masked(word) for word in ("x@y", "redis://h?password=a")] == ["x@y", "redis://h?***"]
     for url in (f"redis://:{SECRET}@127.0.0.1:1/0", "redis://u:hun'ter2 \"hunter2\udcff@h"):
         for words in (
