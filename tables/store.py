@@ -21,6 +21,7 @@ import logging
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import rocksdict
@@ -30,6 +31,7 @@ from faust.tables.manager import TableManager
 from faust.types import TP, CollectionT, EventT
 
 from schemas.errors import DependencyDown, StateRefused
+from tables.record_log import foreign_record
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +205,9 @@ class Store(faust_rocksdb.Store):
             raise self._disk(error) from error
 
     def _open_checked(self, partition: int) -> Any:
+        odd = foreign_record(Path(self.partition_path(partition)))
+        if odd is not None:
+            raise ValueError(f"{odd} has a record of a type that is not written here")
         db = super()._open_for_partition(partition)
         try:
             for key, _ in _items(db):
