@@ -85,13 +85,22 @@ class Publisher:
     def flush(self) -> None:
         """Wait for every acknowledgement."""
         try:
-            left = self._producer.flush(60)
+            left = self._flush()
         except (KafkaException, SystemError) as error:
             raise self._failure(error) from error
         if self._failed is not None:
             raise broker_failure(self._settings, [self._failed])
         if left:
             raise broker_down(self._settings.brokers, f"{left} records unacknowledged after 60 s")
+
+    def _flush(self) -> int:
+        """The records left. The client's first word of a fatal error may be a SystemError without one: asked again."""
+        try:
+            return self._producer.flush(60)
+        except SystemError as error:
+            if fatal(error) is not None:
+                raise
+            return self._producer.flush(60)
 
 
 class Progress(AbstractContextManager["Progress"]):

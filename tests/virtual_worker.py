@@ -93,7 +93,7 @@ class VirtualStore:
 
 def take(disk: Disk, records: Sequence[tuple[bytes | None, bytes]]) -> None:
     """Write down recovered states by the store's own rule."""
-    keys, values = zip(*records, strict=True)
+    keys, values = zip(*records, strict=True) if records else ((), ())
     disk.values.update(store.newest(keys, values, disk.values.get))
 
 
