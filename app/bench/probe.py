@@ -78,15 +78,21 @@ def all_there(url: str, feature_set_id: str, symbols: Sequence[str]) -> bool:
         return None not in client.mget([latest_key(feature_set_id, symbol) for symbol in symbols])
 
 
+def consumer_from(settings: Settings, topic: str, first: Sequence[int]) -> Consumer:
+    """A consumer of every partition of a topic, each from its offset in `first` on."""
+    consumer = Consumer(
+        {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
+         "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100, "log_level": 0}
+    )  # fmt: skip
+    consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in enumerate(first)])
+    return consumer
+
+
 class Listener:
     """A consumer of the features topic that notes when each vector came."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        self._consumer = Consumer(
-            {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
-             "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100, "log_level": 0}
-        )  # fmt: skip
-        self._consumer.assign([TopicPartition(topic, partition, 0) for partition in range(settings.partitions)])
+        self._consumer = consumer_from(settings, topic, [0] * settings.partitions)
 
     def listen(self, until: int) -> tuple[list[int], list[bytes]]:
         """When each vector came until that time, and on as long as more come; and its value."""

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message
 
 from agents.engine import Engine
 from app.bench import side
@@ -26,11 +26,10 @@ from app.bench.curve import ends
 from app.bench.duels import require
 from app.bench.market import Load, Market, TapeProducer
 from app.bench.measure import Figure, Target
-from app.bench.probe import time_of
+from app.bench.probe import consumer_from, time_of
 from app.bench.throughput import KILLED, Runs
 from app.bench.wire import TapeWire
 from app.config import Settings
-from app.connection import librdkafka
 from app.embedded import EmbeddedRedis
 from app.publish import Progress
 from app.roles.features import SAVES_PER_S
@@ -104,15 +103,11 @@ class Found:
     repeats: int
 
 
-class Listener:
+class Following:
     """Reads a topic from some offsets on."""
 
     def __init__(self, settings: Settings, topic: str, first: list[int]) -> None:
-        self._consumer = Consumer(
-            {**librdkafka(settings), "group.id": "onetape-bench", "enable.auto.commit": False,
-             "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100, "log_level": 0}
-        )  # fmt: skip
-        self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in enumerate(first)])
+        self._consumer = consumer_from(settings, topic, first)
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +168,7 @@ def _age(settings: Settings, load: Load) -> None:
     changelog = changelog_of(groups(settings)["features"])
     states: list[dict[bytes, bytes]] = [{} for _ in range(settings.partitions)]
     left = sum(ends(settings, changelog))
-    with Listener(settings, changelog, [0] * settings.partitions) as listener:
+    with Following(settings, changelog, [0] * settings.partitions) as listener:
         for message in listener.messages(_nobody):
             states[message.partition() or 0][message.key() or b""] = message.value() or b""
             left -= 1
@@ -194,7 +189,7 @@ def _nobody() -> None:
 def _stood(settings: Settings, feature_set: FeatureSet, records: int, at: float) -> Killed:
     """Where a worker that is no more had come, by the last vector of each partition."""
     outputs, last = ends(settings, wire_topic(settings, feature_set.topic)), []
-    with Listener(settings, wire_topic(settings, feature_set.topic), [max(end - 1, 0) for end in outputs]) as listener:
+    with Following(settings, wire_topic(settings, feature_set.topic), [max(end - 1, 0) for end in outputs]) as listener:
         for message in listener.messages(_nobody):
             last.append(message.value() or b"")
             if len(last) == sum(end > 0 for end in outputs):
@@ -209,7 +204,7 @@ def _listen(
 ) -> Found:
     """Until every symbol has a vector that is newer than anything before the kill."""
     found, seen = Found(0.0, 0.0, [], 0), set()
-    with Listener(settings, wire_topic(settings, feature_set.topic), killed.outputs) as listener:
+    with Following(settings, wire_topic(settings, feature_set.topic), killed.outputs) as listener:
         for message in listener.messages(alive):
             stamp, value = message.timestamp()[1] / 1000, message.value() or b""
             found.values.append(value)
