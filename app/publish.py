@@ -35,6 +35,8 @@ MESSAGE_OVERHEAD_BYTES = 80
 STALLED_AFTER_S = 90.0
 NEW_TOPIC_S = 15.0
 """A topic that was just made has a leader, and answers, within so long."""
+FATAL_S = 1.0
+"""Why a producer has given up its records is told within so long of them."""
 
 SILENT = logging.getLogger("librdkafka.publisher")
 """Of what ends a publisher its error tells."""
@@ -67,6 +69,14 @@ class Publisher:
         told = fatal(error)
         return error if told is None else broker_failure(self._settings, [told])
 
+    def _lost(self, failed: KafkaError) -> Exception:
+        """Why a record was given up: what ended the producer may be told after what became of its records."""
+        try:
+            self._producer.poll(FATAL_S)
+        except (KafkaException, SystemError) as error:
+            return self._failure(error)
+        return broker_failure(self._settings, [failed])
+
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Hand over one record; waits while the buffer is full."""
         while self._failed is None:
@@ -80,7 +90,7 @@ class Publisher:
                 self._producer.poll(0.1)
             except (KafkaException, SystemError) as error:
                 raise self._failure(error) from error
-        raise broker_failure(self._settings, [self._failed])
+        raise self._lost(self._failed)
 
     def flush(self) -> None:
         """Wait for every acknowledgement."""
@@ -89,7 +99,7 @@ class Publisher:
         except (KafkaException, SystemError) as error:
             raise self._failure(error) from error
         if self._failed is not None:
-            raise broker_failure(self._settings, [self._failed])
+            raise self._lost(self._failed)
         if left:
             raise broker_down(self._settings.brokers, f"{left} records unacknowledged after 60 s")
 

@@ -142,8 +142,9 @@ def _child(name: str, number: int, seconds: float, examples: int) -> tuple[Count
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder) / "input"
         note.touch()
-        words = ["--child", str(note), "--target", name, "--seed", str(number), "--seconds", str(seconds)]
-        command = [sys.executable, __file__, *words, "--examples", str(examples)]
+        words = ["--child", str(note), "--target", name, "--seed", str(number)]
+        length = ["--examples", str(examples)] if examples else ["--seconds", str(seconds)]
+        command = [sys.executable, __file__, *words, *length]
         begun = time.monotonic()
         with (Path(folder) / "said").open("w+b") as said:
             with subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as child:
