@@ -6,7 +6,6 @@ Errors: UsageError for a value that is not what its option takes.
 from __future__ import annotations
 
 import os
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import typer
 
 from app.report import facts, visible
 from schemas.errors import UsageError
+from schemas.units import duration_ns
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress stays on stderr.")]
 Archive = Annotated[Path, typer.Option("--archive", help="Folder of the archive.")]
@@ -53,13 +53,13 @@ def group(text: str) -> typer.Typer:
 
 def duration(text: str, option: str) -> int:
     """ns of a duration as 500ms, 30s, 10m, 1h or 1d."""
-    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h|d)", text)
-    if match is None or not int(match[1]):
+    ns = duration_ns(text)
+    if ns is None:
         raise UsageError(
             f"{option} {text} is no duration", expected="a number and ms, s, m, h or d", was=text,
             action=f"write it as {option} 1h",
         )  # fmt: skip
-    return int(match[1]) * {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}[match[2]] * 1_000_000
+    return ns
 
 
 def show_checked(console: Any, title: str, payload: dict[str, Any], *details: str) -> None:

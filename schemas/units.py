@@ -18,9 +18,10 @@ NS_PER_S = 1_000_000_000
 BASE_TICK_NS = 100 * NS_PER_MS
 
 NS_PER_UNIT = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S}
+_OF_DURATION = {"ms": NS_PER_MS, "s": NS_PER_S, "m": 60 * NS_PER_S, "h": 3600 * NS_PER_S, "d": 86_400 * NS_PER_S}
 RATE_SCALE = 12
 
-_DURATION = re.compile(r"([1-9][0-9]{0,7})(ms|s)", re.ASCII)
+_DURATION = re.compile(r"([1-9][0-9]{0,7})(ms|s|m|h|d)", re.ASCII)
 _DECIMAL = re.compile(rf"(-?)([0-9]{{1,19}})(?:\.([0-9]{{1,{limits.DECIMALS_MAX}}}))?", re.ASCII)
 
 
@@ -37,9 +38,9 @@ def to_ns(value: int, units: Sequence[str]) -> int:
 
 
 def duration_ns(text: str) -> int | None:
-    """Nanoseconds of `500ms` or `15s`, None for any other text."""
+    """Nanoseconds of `500ms`, `15s`, `10m`, `1h` or `1d`, None for any other text."""
     match = _DURATION.fullmatch(text)
-    return None if match is None else int(match[1]) * NS_PER_UNIT[match[2]]
+    return None if match is None else int(match[1]) * _OF_DURATION[match[2]]
 
 
 def duration_text(ns: int) -> str:

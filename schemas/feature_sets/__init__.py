@@ -25,6 +25,7 @@ import yaml
 
 from schemas import limits
 from schemas.errors import UsageError
+from schemas.labels import is_label
 from schemas.limits import CADENCE_MS_MAX, COLUMNS_MAX, FILL_MAX_NS
 from schemas.topics import features_topic
 from schemas.units import BASE_TICK_NS, NS_PER_MS, duration_ns, duration_text
@@ -274,6 +275,8 @@ def _depths(file: str, stored: dict[str, Any]) -> list[int]:
 def _column(file: str, text: str, written: str) -> str:
     """A column's name: `zscore(F, N)` is named zscore_F_N."""
     score = _ZSCORE.fullmatch(written)
+    if is_label(score[1] if score else written):
+        raise _malformed(file, "features", "features only: a label looks into the future (dataset build --label)", text)
     column = written if score is None else f"zscore_{score[1]}_{int(score[2])}"
     if _NAME.fullmatch(column) is None:
         raise _malformed(file, "features", "a feature's name, zscore(name, N), {window} or {depth}", text)
