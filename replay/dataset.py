@@ -31,7 +31,7 @@ from replay.parity import parity
 from replay.ports import Agent
 from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
-from replay.splits import SPLITS, TimeSplit, time_split
+from replay.splits.by_time import SPLITS, TimeSplit, time_split
 from schemas.errors import CheckFailed, SegmentTorn
 from schemas.feature_sets import FeatureSet, load, located
 from schemas.vectors import Quality, Vectors

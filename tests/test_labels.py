@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from replay.labels import check_horizon, forward_return, label_name
-from replay.splits import SPLITS, time_split
+from replay.splits.by_time import SPLITS, time_split
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.units import NS_PER_S

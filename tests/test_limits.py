@@ -29,6 +29,8 @@ ELSEWHERE = {
     "replay/parity.py: DIFFERENCES_MAX": "differences that are shown",
     "replay/rows.py: GROUP_ROWS_MAX": "row groups that we write",
     "replay/rows.py: GROUP_NUMBERS_MAX": "row groups that we write",
+    "replay/splits/spec.py: FOLDS_MAX": "folds of a split that its builder asks for",
+    "replay/splits/spec.py: BLOCKS_MAX": "blocks of a split that its builder asks for",
     "schemas/tape_pass.py: TEXTS_MAX": "follows from the schema",
     "schemas/tape_pass.py: WORDS_MAX": "follows from the schema",
     "schemas/tape_plan.py: DEPTH_MAX": "beyond it fastavro reads, as deep as limits.SCHEMA_DEPTH_MAX",
