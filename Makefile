@@ -85,8 +85,9 @@ format: setup ## Rewrite the sources in the agreed style
 	@$(PY) -m ruff check --quiet --fix-only .
 	@$(PY) -m ruff format .
 
-docs: setup ## Write docs/features.md anew from the catalogue
+docs: setup ## Write docs/features.md and docs/labels.md anew from the code
 	@$(PY) -m agents.documentation
+	@$(PY) -m replay.labels.documentation
 
 kafka: setup ## Run a real Apache Kafka in the foreground (needs Java 17 and Maven)
 	@$(PY) tests/kafka_broker.py

@@ -3,7 +3,7 @@
 Input: an archive and a `Recipe`.
 Output: `DIR/<id>/{train,validation,test}.parquet` and `manifest.json`; the id is made of the recipe and its inputs.
 State: a folder per dataset, there as a whole or not at all.
-Units: times in ns UTC; labels as in `replay.labels`.
+Units: times in ns UTC; labels as in `replay.labels.forward`.
 Errors: CheckFailed (a leak, live vectors that differ, another output under the same id), UsageError, and those of the
 archive. A build that fails publishes nothing.
 """
@@ -25,7 +25,7 @@ from replay import segments as files
 from replay.catalogue import MANIFEST, load_manifest, torn_manifest
 from replay.digest import code_digest, json_digest, table_digest
 from replay.driver import Progress, Replayed, inputs, replay
-from replay.labels import Label, check_horizon, forward_return, seconds_text
+from replay.labels.forward import Label, check_horizon, forward_return, seconds_text
 from replay.leakcheck import leakcheck
 from replay.parity import parity
 from replay.ports import Agent

@@ -15,6 +15,8 @@ from agents.view import VIEW
 from app.cli import cli
 from app.config import Settings, variable
 from app.metrics import REGISTRY
+from replay.labels import documentation as label_documentation
+from schemas.labels import FAMILIES as LABELS
 from schemas.vectors import Quality
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -45,6 +47,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_the_catalogue_page_is_the_catalogue() -> None:
     assert documentation.page() == text("features.md"), "Remedy: make docs"
+
+
+def test_the_page_of_labels_is_what_their_code_says() -> None:
+    assert label_documentation.page() == text("labels.md"), "Remedy: make docs"
+    assert set(re.findall(r"^\| `(\w+)_H` \|", text("labels.md"), re.MULTILINE)) == set(LABELS)
 
 
 def test_every_group_and_flag_is_on_the_catalogue_page() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from replay.labels import check_horizon, forward_return, label_name
+from replay.labels.forward import check_horizon, forward_return, label_name
 from replay.splits.by_time import SPLITS, time_split
 from schemas.errors import UsageError
 from schemas.feature_sets import FeatureSet
