@@ -19,7 +19,8 @@ from app.bench_commands import bench
 from app.dataset_commands import dataset
 from app.masking import masked, quoted
 from app.options import Json, group
-from app.replay_commands import leakcheck, parity, replay
+from app.proof_commands import leakcheck
+from app.replay_commands import parity, replay
 from app.report import Report
 from schemas.errors import CheckFailed, DependencyDown, OnetapeError, UsageError
 

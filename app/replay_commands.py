@@ -1,4 +1,4 @@
-"""Commands that replay an archive: `replay`, `parity`, `leakcheck`.
+"""Commands that replay an archive: `replay`, `parity`.
 
 Errors: those of the replay; a check that failed ends with exit code 1.
 """
@@ -104,26 +104,4 @@ def parity(
     shown = payload | {"feature sets": sets}
     report.result(payload, lambda console: show_checked(console, "Parity", shown, "differences"))
     if not payload["ok"]:
-        raise typer.Exit(CheckFailed.exit_code)
-
-
-def leakcheck(
-    archive: Archive,
-    feature_set: FeatureSetSpec = DEFAULT,
-    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to delete the future after.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the offsets.")] = 1,
-    as_json: Json = False,
-) -> None:
-    """Delete the future after random offsets; exit 1 and name every feature whose past changes."""
-    from app.cuts import random_cuts
-    from replay.leakcheck import leakcheck as run
-    from replay.reader import ArchiveReader
-    from schemas.feature_sets import load
-
-    report = Report(as_json)
-    with report.step(f"Deleting the future of {archive} at {cuts} offsets"):
-        found = run(ArchiveReader(archive), load(feature_set), random_cuts(cuts, seed))
-    payload = found.json() | {"cuts": cuts, "seed": seed}
-    report.result(payload, lambda console: show_checked(console, "Leak check", payload, "leaking"))
-    if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)

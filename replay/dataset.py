@@ -26,9 +26,9 @@ from replay.catalogue import MANIFEST, load_manifest, torn_manifest
 from replay.digest import code_digest, json_digest, table_digest
 from replay.driver import Progress, Replayed, inputs, replay
 from replay.labels.forward import Label, check_horizon, forward_return, seconds_text
-from replay.leakcheck import leakcheck
 from replay.parity import parity
 from replay.ports import Agent
+from replay.proof.leakcheck import leakcheck
 from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
 from replay.splits.by_time import SPLITS, TimeSplit, time_split
@@ -190,7 +190,7 @@ def verify(
 def _prove(archive: ArchiveReader, whole: Replayed, cuts: Sequence[float], agent: Agent) -> dict[str, Any]:
     """Leak check, and parity where live vectors are archived. Errors: CheckFailed."""
     feature_set = whole.feature_set
-    leaks = leakcheck(archive, feature_set, cuts, replayed=whole, agent=agent)
+    leaks = leakcheck(archive, feature_set, cuts, agent=agent)
     if not leaks.ok:
         raise CheckFailed(
             "the dataset is not published: its features depend on the future" if leaks.leaking

@@ -1,22 +1,31 @@
-"""The leak check passes what is causal, and catches a feature that looks one record ahead."""
+"""The leak check passes what is causal, and catches whatever looks ahead, however little."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tapes import archive_of, market, tape
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapes import START, archive_of, market, tape, tick
 
 from agents.features import features_agent
 from agents.ports import Batch, Emit, States
 from replay.driver import replay
-from replay.leakcheck import leakcheck, poison, stretches
 from replay.ports import TapeBatch
+from replay.proof import window as windows
+from replay.proof.future import poison, shuffle
+from replay.proof.leakcheck import leakcheck
+from replay.proof.leaky import leaky
+from replay.proof.passage import Passage, run
+from replay.proof.window import Control, LeakCheck, Window, check, cut_at, window_of
 from replay.reader import ArchiveReader
-from schemas.columns import Columns, to_events
+from schemas.columns import Columns, from_events, to_events
+from schemas.errors import CheckFailed
 from schemas.events import Kind
 from schemas.feature_sets import DEFAULT, FeatureSet, load
 from schemas.vectors import Vectors
@@ -26,6 +35,10 @@ SET = load(DEFAULT)
 CHANCE = random.Random(5)
 CUTS = [CHANCE.random() for _ in range(50)]
 LEAKY = "mid_price"
+TICKER = {
+    "sequence": 1, "bid_price": 1, "bid_size": 1, "ask_price": 1, "ask_size": 2, "mark_price": 1, "index_price": 7,
+    "open_interest": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +89,98 @@ async def price_ahead_agent(
 
 def test_the_features_do_not_look_ahead(archive: ArchiveReader) -> None:
     seen: list[tuple[int, int]] = []
-    found = leakcheck(archive, SET, CUTS, progress=lambda done, total: seen.append((done, total)))
+    found = leakcheck(archive, SET, CUTS, window_rows=None, progress=lambda done, total: seen.append((done, total)))
     assert found.ok
     assert found.leaking == []
-    assert found.cuts >= len(CUTS)
-    assert found.rows_checked > 10
+    assert found.cuts > 10
+    assert found.variants["cut"] == found.rows_checked
+    assert found.variants["poison"] == found.variants["shuffle"] >= found.rows_checked - 3 * archive.head.partitions
+    assert found.control.json() == {"feature": LEAKY, "windows": 3, "found": 3, "caught": True}
     assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
 
 
-@pytest.mark.parametrize("agent", [leaky_agent, price_ahead_agent])
-@pytest.mark.parametrize("cuts", [CUTS, CUTS[:1]])
-def test_a_leaking_feature_is_caught_and_named(archive: ArchiveReader, agent, cuts: list[float]) -> None:  # type: ignore[no-untyped-def]
-    found = leakcheck(archive, SET, cuts, agent=agent)
+@pytest.mark.parametrize("rows", [None, 500, 60, 1])
+def test_every_vector_before_the_last_cut_is_checked_once(archive: ArchiveReader, rows: int | None) -> None:
+    """Without a bound all of them, with one at least those of so many records before each cut; never one twice."""
+    found = leakcheck(archive, SET, CUTS, window_rows=rows)
+    whole = replay(archive, SET).vectors
+    ends = {p: archive.segments(p)[-1].last_offset for p in archive.partitions()}
+    expected = 0
+    for p, end in ends.items():
+        made = whole.select(whole.partition == p)
+        drawn = sorted({int(cut * (end + 1)) for cut in CUTS})
+        cuts = sorted({cut_at(made, each, end) for each in drawn} - {None})
+        inside = made.as_of_offset <= max(cuts)
+        if rows is not None:
+            inside &= [any(cut - rows < at <= cut for cut in cuts) for at in made.as_of_offset.tolist()]
+        expected += int(inside.sum())
+    assert expected <= found.rows_checked <= len(whole)
+    assert found.ok
+
+
+@pytest.mark.parametrize("agent", [leaky_agent, price_ahead_agent, leaky(SET)])
+@pytest.mark.parametrize("cuts", [CUTS, CUTS[:1], [0.0], [0.999999]])
+@pytest.mark.parametrize("rows", [None, 200])
+def test_a_leaking_feature_is_caught_and_named(archive: ArchiveReader, agent, cuts: list[float], rows) -> None:  # type: ignore[no-untyped-def]
+    found = leakcheck(archive, SET, cuts, window_rows=rows, agent=agent)
     assert not found.ok
     assert found.leaking == [LEAKY]
+
+
+@given(
+    seed=st.integers(0, 10**6), events=st.integers(60, 700), seconds=st.integers(3, 9),
+    cuts=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4), rows=st.sampled_from([None, 1, 40, 300]),
+    feature=st.sampled_from(SET.features), batch=st.sampled_from([17, 64, 5000]),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_the_leak_on_purpose_is_always_caught(
+    seed: int, events: int, seconds: int, cuts: list[float], rows: int | None, feature: str, batch: int
+) -> None:
+    """Whatever the tape, the cuts, the window, the batches and the column: by its window alone, and no other column."""
+    one_set = FeatureSet(SET.name, SET.version, SET.cadence_ms, (feature, *[f for f in SET.features if f != feature]))
+    for columns in tape(market(seed, events, seconds)):
+        batches = [columns.slice(at, at + batch) for at in range(0, len(columns), batch)]
+        vectors, _ = run(batches, [one_set], {}, leaky(one_set))
+        for fraction in cuts:
+            window = window_of({}, batches, vectors, int(fraction * len(columns)))
+            if window is None:
+                assert not len(vectors)
+                continue
+            assert len(window.expected)
+            caught = check(window, one_set, agent=leaky(one_set), seed=seed)
+            assert caught.leaking == [feature]
+            honest, _ = run(batches, [one_set], {}, features_agent)
+            passed = check(
+                replace(window, expected=honest.select(honest.as_of_offset <= window.batches[-1].offset[-1])),
+                one_set, seed=seed, controls=True,
+            )  # fmt: skip
+            assert passed.ok
+            assert passed.control.feature == feature
+
+
+def test_a_blind_check_is_no_check(archive: ArchiveReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no future differs from the one observed, nothing can be found: the control says so."""
+
+    def same(window: Window, seed: int) -> Iterator[tuple[str, Sequence[Columns]]]:
+        yield "cut", [*window.batches[:-1], Columns.concat([window.batches[-1], window.after])]
+
+    monkeypatch.setattr(windows, "_futures", same)
+    with pytest.raises(CheckFailed, match="blind"):
+        leakcheck(archive, SET, CUTS[:3])
+
+
+def test_nothing_compared_is_not_fine(tmp_path: Path) -> None:
+    empty = ArchiveReader(archive_of(tmp_path / "ticks", tape([tick(START)])))
+    found = leakcheck(empty, SET, [0.5], window_rows=3)
+    assert (found.rows_checked, found.ok, found.control.windows) == (0, False, 0)
+    found.check_control()
+    total = LeakCheck()
+    total.add(LeakCheck(1, 5, dict.fromkeys(windows.VARIANTS, 5), ["b"], Control("x", 1, 1)))
+    total.add(LeakCheck(1, 7, dict.fromkeys(windows.VARIANTS, 7), ["a"], Control("x", 2, 2)))
+    assert (total.cuts, total.rows_checked, total.leaking) == (2, 12, ["a", "b"])
+    assert total.control == Control("x", 3, 3)
+    assert not total.ok
 
 
 def test_deleting_the_rest_of_the_archive_gives_the_same(archive: ArchiveReader, tmp_path: Path) -> None:
@@ -105,21 +196,41 @@ def test_deleting_the_rest_of_the_archive_gives_the_same(archive: ArchiveReader,
         assert left.same_bits(kept).all()
 
 
-def test_stretches_are_copies_and_lose_nothing(archive: ArchiveReader) -> None:
+def test_a_window_is_a_copy_that_ends_at_the_tick_of_a_vector(archive: ArchiveReader) -> None:
     whole = Columns.concat(list(archive.batches(1)))
-    cuts = [0, 1, 99, 100, 640, len(whole) - 1]
-    rows: list[Columns] = []
-    for (stretch, after), until in zip(stretches(archive.batches(1, 128), cuts), cuts, strict=True):
-        rows.extend(stretch)
-        assert stretch[-1].offset[-1] == until
-        assert not len(after) or after.offset[0] == until + 1
-        assert all(part.body.base is None and len(part.body) == part.start[-1] for part in stretch)
-    assert to_events(Columns.concat(rows)) == to_events(whole)
+    vectors = replay(archive, SET).vectors
+    vectors = vectors.select(vectors.partition == 1)
+    for drawn in (0, 99, 640, 675, len(whole) - 1):
+        window = window_of({}, list(archive.batches(1, 128)), vectors, drawn)
+        assert window is not None
+        cut = int(window.batches[-1].offset[-1])
+        assert cut in vectors.as_of_offset
+        between = vectors.as_of_offset[(vectors.as_of_offset > cut) & (vectors.as_of_offset <= drawn)]
+        assert set(between.tolist()) <= {len(whole) - 1}  # behind the last record nothing follows
+        assert to_events(Columns.concat([*window.batches, window.after])) == to_events(whole.slice(0, len(whole)))
+        assert window.expected.as_of_offset.max() == cut
+        assert all(part.body.base is None and len(part.body) == part.start[-1] for part in window.batches)
+
+
+def test_states_and_sets_beside_go_with_a_window(archive: ArchiveReader) -> None:
+    """From saved states, made with two feature sets at once, the first set's vectors are compared."""
+    other = FeatureSet("beside", 1, 500, ("mid_price", "zscore_mid_price_5"))
+    batches = list(archive.batches(1, 128))
+    whole, _ = run(batches, [SET, other], {}, features_agent)
+    with Passage(features_agent, [SET, other], {}) as passage:
+        passage.push(batches[0])
+        passage.push(batches[1], saves=True)
+    rest = whole.select(whole.as_of_offset > batches[1].offset[-1])
+    window = window_of(passage.states.blobs, batches[2:], rest, len(batches) * 90)
+    assert window is not None
+    assert len(window.expected) > 3
+    assert check(window, SET, beside=[other], controls=True).ok
+    assert check(replace(window, blobs={}), SET, beside=[other]).leaking
 
 
 def test_poison_changes_prices_and_sizes_only(archive: ArchiveReader) -> None:
     part = next(archive.batches(1, 400))
-    before, after = to_events(part), to_events(poison(part))
+    before, after = to_events(part), to_events(poison(part, 5))
     assert [event[:4] for event in before] == [event[:4] for event in after]
     for one, other in zip(before, after, strict=True):
         if one.kind is Kind.TRADE:
@@ -129,7 +240,47 @@ def test_poison_changes_prices_and_sizes_only(archive: ArchiveReader) -> None:
             assert other == one
         elif one.kind is Kind.DELTA:
             assert other.body["sequence_last"] == one.body["sequence_last"]
-            assert len(other.body["bids"]) == len(one.body["bids"])
+            assert [len(other.body[side]) for side in ("bids", "asks")] == [
+                len(one.body[side]) for side in ("bids", "asks")
+            ]
+            for side in ("bids", "asks"):
+                for level, poisoned in zip(one.body[side], other.body[side], strict=True):
+                    assert level["price"] != poisoned["price"]
+                    assert level["size"] != poisoned["size"]
+    assert to_events(part) == before
+
+
+@given(seed=st.integers(0, 2**64), values=st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=30))
+def test_poison_never_leaves_a_number(seed: int, values: list[int]) -> None:
+    trades = [event for event in market(2, 300, 5) if event.kind is Kind.TRADE][: len(values)]
+    events = [event._replace(body={**event.body, "price": v}) for event, v in zip(trades, values, strict=False)]
+    events.append(events[0]._replace(kind=Kind.TICKER, body={**TICKER, "mark_price": None}))
+    poisoned = to_events(poison(from_events(0, 0, events), seed))
+    for one, other in zip(events[:-1], poisoned, strict=False):
+        assert one.body["price"] != other.body["price"] >= 1
+    assert poisoned[-1].body["mark_price"] is None
+
+
+@given(seed=st.integers(0, 2**64))
+def test_shuffle_keeps_records_and_ticks(seed: int) -> None:
+    part = tape(market(3, 60, 2), 1)[0]
+    after = shuffle(part, seed)
+    before, moved = to_events(part), to_events(after)
+    assert sorted(map(repr, before)) == sorted(map(repr, moved))
+    assert before != moved
+    assert (after.offset == part.offset).all()
+    at = part.kind == Kind.TICK
+    assert (after.kind[at] == Kind.TICK).all()
+    assert [e for e in before if e.kind is Kind.TICK] == [e for e in moved if e.kind is Kind.TICK]
+
+
+def test_an_agent_that_fails_fails_the_passage() -> None:
+    async def failing(batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sets) -> None:
+        async for _ in batches:
+            raise ValueError("of the agent")
+
+    with Passage(failing, [SET], {}) as passage, pytest.raises(ValueError, match="of the agent"):
+        passage.push(tape(market(1, 10, 1), 1)[0])
 
 
 def test_a_batch_keeps_its_records() -> None:
