@@ -17,6 +17,7 @@ import typer
 from app.archive_commands import archives, import_
 from app.bench_commands import bench
 from app.dataset_commands import dataset
+from app.history_commands import get
 from app.masking import masked, quoted
 from app.options import Json, group
 from app.proof_commands import leakcheck
@@ -84,6 +85,7 @@ cli.command("import")(import_)
 cli.command()(replay)
 cli.command()(parity)
 cli.command()(leakcheck)
+cli.command()(get)
 cli.add_typer(dataset, name="dataset")
 cli.add_typer(archives, name="archive")
 cli.add_typer(bench, name="bench")

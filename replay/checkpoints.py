@@ -75,17 +75,18 @@ class Start:
 class Checkpoints:
     """The checkpoints of one feature set that this code has laid beside an archive.
 
-    `ignored` names those that were found unfit, and why.
+    `ignored` names those that were found unfit, and why. `made_by` are the hashes of all but the records that decides a
+    state or a vector: feature set, layout, plan and code.
     """
 
     archive: ArchiveReader
     feature_set: FeatureSet
     ignored: list[str] = field(default_factory=list)
-    _made_by: dict[str, str] = field(init=False)
+    made_by: dict[str, str] = field(init=False)
     _chains: dict[int, tuple[list[int], list[str]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._made_by = {
+        self.made_by = {
             "feature_set": self.feature_set.digest(), "layout": f"{LAYOUT_HASH:016x}",
             "plan": f"{Plan([self.feature_set]).hash:016x}", "code": code_digest(),
         }  # fmt: skip
@@ -93,7 +94,7 @@ class Checkpoints:
     @property
     def folder(self) -> Path:
         """Where they lie. Another feature set, layout or code has another folder."""
-        made = self._made_by
+        made = self.made_by
         code = json_digest([made["layout"], made["plan"], made["code"]])
         return self.archive.path / FOLDER / f"{made['feature_set'][:12]}-{code[:12]}"
 
@@ -137,7 +138,7 @@ class Checkpoints:
                 pq.write_table(table, temporary, compression="none", use_dictionary=False, write_page_checksum=True)
                 durable.sync(temporary)
                 about = Checkpoint(
-                    partition, offset, tick, len(names), self._chain(partition, offset), **self._made_by,
+                    partition, offset, tick, len(names), self.chain(partition, offset), **self.made_by,
                     size_bytes=temporary.stat().st_size, sha256=files.sha256_of(temporary),
                 )  # fmt: skip
                 # What a sidecar of the same name vouched for was unfit: it goes before its file is another.
@@ -184,9 +185,9 @@ class Checkpoints:
             return "torn"
         if (about.partition, about.offset) != (partition, int(path.stem)):
             return "in the wrong place"
-        if {name: getattr(about, name) for name in self._made_by} != self._made_by:
+        if {name: getattr(about, name) for name in self.made_by} != self.made_by:
             return "of another feature set or of other code"
-        if about.inputs != self._chain(partition, about.offset):
+        if about.inputs != self.chain(partition, about.offset):
             return "of other records than the archive's"
         return about
 
@@ -203,7 +204,7 @@ class Checkpoints:
         blobs = dict(zip(names, states, strict=True))
         return blobs if len(blobs) == about.symbols else "torn"
 
-    def _chain(self, partition: int, offset: int) -> str:
+    def chain(self, partition: int, offset: int) -> str:
         """Hash of all segments up to the one that holds an offset; empty where none does."""
         if partition not in self._chains:
             digest, lasts, chains = "", list[int](), [""]

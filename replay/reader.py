@@ -172,6 +172,14 @@ class ArchiveReader:
         parts = [part for _, part in self._parts(feature_set.topic, read)]
         return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
 
+    def vectors_between(
+        self, feature_set: FeatureSet, segment: Segment, instruments: Sequence[str], after_ns: int, last_ns: int
+    ) -> Vectors:
+        """Archived vectors of some instruments in one segment with `after_ns < T <= last_ns`, as they stand there."""
+        read = _SomeVectors(feature_set, pa.array(sorted(instruments), pa.string()), after_ns, last_ns)
+        parts = list(_groups(self.path, segment, -1, segment.last_offset, read))
+        return Vectors.concat(parts) if parts else Vectors.empty(feature_set)
+
     def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
         """(partition, offset, letter) of every archived dead letter where it first stands.
 
@@ -262,6 +270,27 @@ def _read_vectors(feature_set: FeatureSet, parquet: pq.ParquetFile, i: int, offs
     table = _read_whole(parquet, i, offsets)
     check_columns(table, vector_schema(feature_set))
     return Vectors.from_table(table, feature_set)
+
+
+@dataclass(frozen=True, slots=True)
+class _SomeVectors:
+    """Makes vectors of the rows of a row group that have a wanted instrument and time; decodes no other row group."""
+
+    feature_set: FeatureSet
+    wanted: pa.Array
+    after_ns: int
+    last_ns: int
+
+    def __call__(self, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Vectors:
+        head = parquet.read_row_group(i, columns=["offset", "instrument", "time"])
+        _check_offsets(head, offsets)
+        check_texts(head)
+        time = head["time"].to_numpy()
+        keep = (time > self.after_ns) & (time <= self.last_ns)
+        keep &= pc.is_in(head["instrument"].cast(pa.string()), self.wanted).to_numpy()
+        if not keep.any():
+            return Vectors.empty(self.feature_set)
+        return _read_vectors(self.feature_set, parquet, i, offsets).select(keep)
 
 
 def _read_letters(parquet: pq.ParquetFile, i: int, offsets: Int64) -> list[tuple[int, DeadLetter]]:
