@@ -17,7 +17,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit, cross_val_score
 
 from replay.splits.spec import parse
 from replay.splits.splitters import (
@@ -71,6 +71,17 @@ def test_scikit_learn_takes_them() -> None:
         assert scores.min() > 0.5
         searched = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=splitter).fit(X, Y)
         assert searched.n_splits_ == splitter.get_n_splits()
+
+
+def test_without_labels_that_last_they_split_as_scikit_learn_does() -> None:
+    told = {"prediction_times": TIMES, "evaluation_times": TIMES}
+    pairs = [
+        (PurgedKFold(5, **told), KFold(5)), (WalkForward(5, window="expanding", **told), TimeSeriesSplit(5)),
+        (WalkForward(5, **told), TimeSeriesSplit(5, max_train_size=10)),
+    ]  # fmt: skip
+    for ours, theirs in pairs:
+        for found, expected in zip(ours.split(X), theirs.split(X), strict=True):
+            assert [each.tolist() for each in found] == [each.tolist() for each in expected]
 
 
 def test_every_row_of_k_folds_is_tested_as_often_as_said() -> None:

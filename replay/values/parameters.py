@@ -67,8 +67,11 @@ class Parameters:
 
     def apply(self, values: Float64) -> Float64:
         """[m, F] filled values, clipped and scaled; the unknown stays NaN, what is beyond floats becomes infinite."""
+        scaled = np.asarray(np.clip(values, self._lower, self._upper))
         with np.errstate(over="ignore"):
-            return np.asarray((np.clip(values, self._lower, self._upper) - self._offset) / self._scale)
+            scaled -= self._offset
+            scaled /= self._scale
+        return scaled
 
     def clipped(self, values: Float64) -> NDArray[np.bool_]:
         """[m, F] which values `apply` puts onto a bound: their rows carry Quality.OUTLIER_CLIPPED."""
