@@ -26,6 +26,9 @@ def leakcheck(
     control: Annotated[
         bool, typer.Option("--control", help="Let a feature leak on purpose: it is caught, and the exit code is 1.")
     ] = False,
+    with_lookahead: Annotated[
+        bool, typer.Option("--look-ahead", help="Say for each feature how many rows change when sorted by venue time.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Cut off, poison and shuffle the future after random offsets; exit 1 and name every feature whose past changes."""
@@ -33,19 +36,23 @@ def leakcheck(
     from app.cuts import random_cuts
     from replay.proof.leakcheck import leakcheck as run
     from replay.proof.leaky import leaky
+    from replay.proof.lookahead import LookAhead, look_ahead
     from replay.reader import ArchiveReader
     from schemas.feature_sets import load
 
     report = Report(as_json)
-    wanted = load(feature_set)
+    wanted, ahead = load(feature_set), LookAhead()
     with report.step(f"Changing the future of {archive} at {cuts} offsets") as advance:
         found = run(
             ArchiveReader(archive), wanted, random_cuts(cuts, seed), window_rows=window or None, seed=seed,
             agent=leaky(wanted) if control else features_agent, progress=shares(advance),
+            watch=(lambda window: ahead.add(look_ahead(window, wanted))) if with_lookahead else None,
         )  # fmt: skip
     payload = found.json() | {"cuts": cuts, "seed": seed, "windows": found.cuts}
+    payload |= {"lookahead": ahead.json()} if with_lookahead else {}
     shown = payload | {f"{name} rows": rows for name, rows in found.variants.items()}
     shown |= {"leak on purpose caught": found.control.caught}
+    shown |= {f"look-ahead: {name}": f"{share:.1%}" for name, share in ahead.worst().items()}
     report.result(payload, lambda console: show_checked(console, "Leak check", shown, "leaking"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)

@@ -92,7 +92,7 @@ def test_the_features_do_not_look_ahead(archive: ArchiveReader) -> None:
     found = leakcheck(archive, SET, CUTS, window_rows=None, progress=lambda done, total: seen.append((done, total)))
     assert found.ok
     assert found.leaking == []
-    assert found.cuts > 10
+    assert 10 < found.cuts <= len(CUTS) * archive.head.partitions
     assert found.variants["cut"] == found.rows_checked
     assert found.variants["poison"] == found.variants["shuffle"] >= found.rows_checked - 3 * archive.head.partitions
     assert found.control.json() == {"feature": LEAKY, "windows": 3, "found": 3, "caught": True}
@@ -111,11 +111,10 @@ def test_every_vector_before_the_last_cut_is_checked_once(archive: ArchiveReader
         made = whole.select(whole.partition == p)
         drawn = sorted({int(cut * (end + 1)) for cut in CUTS})
         cuts = sorted({cut_at(made, each, end) for each in drawn} - {None})
-        inside = made.as_of_offset <= max(cuts)
-        if rows is not None:
-            inside &= [any(cut - rows < at <= cut for cut in cuts) for at in made.as_of_offset.tolist()]
-        expected += int(inside.sum())
+        reach = end + 1 if rows is None else rows
+        expected += sum(any(cut - reach < at <= cut for cut in cuts) for at in made.as_of_offset.tolist())
     assert expected <= found.rows_checked <= len(whole)
+    assert found.rows_checked == expected or rows is not None
     assert found.ok
 
 
@@ -168,6 +167,18 @@ def test_a_blind_check_is_no_check(archive: ArchiveReader, monkeypatch: pytest.M
     monkeypatch.setattr(windows, "_futures", same)
     with pytest.raises(CheckFailed, match="blind"):
         leakcheck(archive, SET, CUTS[:3])
+
+
+@pytest.mark.parametrize("rows", [None, 5])
+def test_a_partition_without_a_symbol_has_no_window(tmp_path: Path, rows: int | None) -> None:
+    """Nor does it stand in the way of the others."""
+    columns = tape(market(43, 900, 9, ["BINANCE_USDM:BTCUSDT"]), 3)
+    archive = ArchiveReader(archive_of(tmp_path / "three", columns, partitions=3))
+    whole = replay(archive, SET).vectors
+    assert len(np.unique(whole.partition)) == 1
+    found = leakcheck(archive, SET, CUTS[:4], window_rows=rows)
+    assert found.ok
+    assert 0 < found.cuts <= 4
 
 
 def test_nothing_compared_is_not_fine(tmp_path: Path) -> None:
@@ -287,3 +298,10 @@ def test_a_batch_keeps_its_records() -> None:
     batch = TapeBatch(0, tape(market(1, 10, 1), 1)[0], True, False)
     batch.ack()
     assert len(batch.columns)
+
+
+def test_each_window_can_be_watched(archive: ArchiveReader) -> None:
+    seen: list[Window] = []
+    found = leakcheck(archive, SET, CUTS, window_rows=300, watch=seen.append)
+    assert len(seen) == found.cuts
+    assert sum(len(window.expected) for window in seen) == found.rows_checked

@@ -40,7 +40,7 @@ def poison(columns: Columns, seed: int) -> Columns:
 def shuffle(columns: Columns, seed: int) -> Columns:
     """The same records in another order, but each Tick in its place."""
     moved = np.flatnonzero(columns.kind != Kind.TICK)
-    order = np.argsort(_mixed(np.arange(len(moved)), seed), kind="stable")
+    order = np.argsort(mixed(np.arange(len(moved)), seed), kind="stable")
     if np.array_equal(order, np.arange(len(moved))):
         order = np.roll(order, 1)
     rows = np.arange(len(columns))
@@ -65,7 +65,7 @@ def numbers(columns: Columns) -> Int64:
     return np.concatenate(found)
 
 
-def _mixed(values: Int64, seed: int) -> NDArray[np.uint64]:
+def mixed(values: Int64, seed: int = 0) -> NDArray[np.uint64]:
     """[n] the numbers by splitmix64: the same order on every machine and with every version of numpy."""
     mixed = values.astype(np.uint64) + np.uint64(seed % 2**63) * np.array([0x9E3779B97F4A7C15], np.uint64)
     mixed = mixed * np.uint64(0x9E3779B97F4A7C15)

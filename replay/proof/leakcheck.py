@@ -14,7 +14,7 @@ together cover everything up to the last cut, in about the time of four replays.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -43,11 +43,12 @@ def leakcheck(
     last_offsets: Mapping[int, int] | None = None,
     agent: Agent = features_agent,
     progress: Progress | None = None,
+    watch: Callable[[Window], None] | None = None,
 ) -> LeakCheck:
     """Check every partition at every cut (fractions in [0, 1)), `window_rows` records before each; None: all of them.
 
     `seed` makes the other futures. `last_offsets` ends each partition named in it at that offset; one not named is left
-    out.
+    out. `watch` is called with each window, for whatever else is to be looked at in it.
     """
     ends = {p: archive.segments(p)[-1].last_offset for p in archive.partitions()}
     ends = ends if last_offsets is None else {p: min(ends[p], last) for p, last in last_offsets.items()}
@@ -61,6 +62,8 @@ def leakcheck(
             for window in walk.windows(counter.over(batches)):
                 controls = report.control.windows < CONTROLS
                 found, states = check_on(window, [feature_set], agent=agent, seed=seed, controls=controls)
+                if watch is not None:
+                    watch(window)
                 walk.go_on(window, states)
                 report.add(found)
                 report.check_control()
@@ -77,6 +80,8 @@ class _Walk:
         self._drawn = deque(drawn)
         self._passed = self._before = -1
         """The offsets that the replay has come to, and behind which the window begins."""
+        self._cut: int | None = None
+        """That of the window before."""
         self._blobs: Mapping[str, bytes] = {}
         """States before the window."""
         self._tail: list[Columns] = []
@@ -104,11 +109,12 @@ class _Walk:
 
     def go_on(self, window: Window, states: Mapping[str, bytes]) -> None:
         """Take the states after a window's cut: the next window begins there, or later."""
-        cut = int(window.batches[-1].offset[-1])
-        while self._drawn and self._drawn[0] <= cut:
+        self._cut = int(window.batches[-1].offset[-1])
+        self._drawn.popleft()
+        while self._drawn and self._drawn[0] <= self._cut:
             self._drawn.popleft()
         self._blobs = states
-        self._aim(cut)
+        self._aim(self._cut)
 
     def _aim(self, before: int) -> None:
         """The next window begins so many records before its cut, but not where no states are left: then `before`."""
@@ -141,6 +147,11 @@ class _Walk:
                 return None
             self._made = [Vectors.concat([Vectors.empty(self._set), *self._made])]
             cut = cut_at(self._made[0], drawn, self._passed)
+            if self._before == self._cut and (cut is None or cut > drawn):
+                # Since the cut before there was no vector.
+                self._drawn.popleft()
+                self._aim(self._before)
+                continue
             if is_end or (cut is not None and self._passed >= cut + AFTER_ROWS):
                 return window_of(self._blobs, self._tail, self._made[0], drawn)
             if cut is not None or self._rows is None or self._passed < drawn + self._rows:
