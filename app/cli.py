@@ -17,6 +17,7 @@ import typer
 from app.archive_commands import archives, import_
 from app.bench_commands import bench
 from app.dataset_commands import dataset
+from app.evaluate_commands import evaluate
 from app.history_commands import get
 from app.masking import masked, quoted
 from app.options import Json, group
@@ -86,6 +87,7 @@ cli.command()(replay)
 cli.command()(parity)
 cli.command()(leakcheck)
 cli.command()(get)
+dataset.command()(evaluate)
 cli.add_typer(dataset, name="dataset")
 cli.add_typer(archives, name="archive")
 cli.add_typer(bench, name="bench")

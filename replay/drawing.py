@@ -26,6 +26,8 @@ from schemas.columns import Int64
 
 INK: Final = "#010203"
 """Becomes `currentColor`: dark on a light page, light on a dark one."""
+PAPER_INK: Final = "#1c2127"
+"""For figures that bring their own white paper."""
 COLOURS: Final = ("#2c85c7", "#e69f00", "#1aa37a", "#b05cc6", "#cc4c4c", "#7f7f7f")
 """Told apart by people who see colours differently (after Okabe and Ito), readable on light and dark."""
 PURGED, EMBARGOED = "#8a8f98", "#cc4c4c"
@@ -35,21 +37,23 @@ _STYLE: Final[dict[str, Any]] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "legend.frameon": False,
     "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "lines.linewidth": 1.3,
     "image.composite_image": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
-    ),
 }  # fmt: skip
 
 
+_INKED: Final = (
+    "text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
+)  # fmt: skip
+
+
 @contextmanager
-def style() -> Iterator[None]:
-    """The look of every figure, whatever the user's own matplotlibrc says; `svg` belongs inside, too."""
+def style(ink: str = INK) -> Iterator[None]:
+    """The look of every figure, whatever the user's own matplotlibrc says; saving one belongs inside, too."""
     with warnings.catch_warnings(), mpl.rc_context({}):
         # Text stays text in the SVG: a glyph that the font at hand lacks is the reader's browser's to find.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcdefaults()
         parameters: dict[Any, Any] = mpl.rcParams
-        parameters.update(_STYLE)
+        parameters.update({**_STYLE, **dict.fromkeys(_INKED, ink)})
         yield
 
 

@@ -73,7 +73,8 @@ def write(
             about["splits"][name] = part.num_rows
     count = len(rows) if kind == "k_fold" else sum(about["splits"].values())
     return {
-        "id": "micro-2-forward_return_5s-0123456789ab", "feature_set": "micro@2", "feature_set_digest": "d" * 64,
+        "id": "micro-2-forward_return_5s-0123456789ab", "feature_set": "micro@2", "archive": "archive",
+        "label": labels[0], "feature_set_digest": "d" * 64,
         "features": list(features), "labels": list(labels), "rows": count, "purged": len(rows) - count, "embargoed": 7,
         "unlabelled": 11, "warmup": 30, "quality": {"WARMUP": 30, "NO_TRADES": 5},
         "recipe": {"split": {"kind": kind}, "values": {}, "entry_delay_ns": 10**8, "label_step_ns": NS_PER_S},

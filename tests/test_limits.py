@@ -30,6 +30,8 @@ ELSEWHERE = {
     "replay/card/figures.py: INSTRUMENTS_MAX": "instruments that a page shows",
     "replay/card/figures.py: MISSING_MAX": "features that a page shows",
     "replay/card/summary.py: TIME_BINS_MAX": "bars that a page shows",
+    "replay/evaluation/report.py: LINES_MAX": "lines in a plot",
+    "replay/evaluation/report.py: POINTS_MAX": "points of a line in a plot",
     "replay/parity.py: DIFFERENCES_MAX": "differences that are shown",
     "replay/rows.py: GROUP_ROWS_MAX": "row groups that we write",
     "replay/rows.py: GROUP_NUMBERS_MAX": "row groups that we write",
