@@ -59,6 +59,7 @@ def replay(
     payload = {
         "events": result.events, "vectors": len(result.vectors), "content_hash": result.content_hash,
         "events_per_second": round(result.events / max(seconds, 1e-9)), "out": str(out),
+        "rows_read": reader.decoded.rows,
         "from_checkpoint": {str(partition): offset for partition, offset in result.starts.items()} or None,
     }  # fmt: skip
     shown = payload | {"from_checkpoint": ", ".join(f"{p}: offset {at}" for p, at in result.starts.items()) or None}

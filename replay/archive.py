@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replay import rows as kinds
 from replay import segments as files
+from replay.clusters import clusters
 from replay.folder import (
     HEAD,
     IMPORT,
@@ -144,12 +144,13 @@ class ArchiveWriter:
 
     def _write(self, rows: Rows, previous_offset: int | None) -> Segment:
         about = rows.summary()
+        blocks = list(clusters(rows, about.keys))
         segment = Segment(
             rows.topic, rows.partition, int(rows.offset[0]), int(rows.offset[-1]), previous_offset, len(rows.offset),
-            about.first_ts, about.last_ts, about.last_tick, about.keys, rows.schema_name, 0, "",
+            about.first_ts, about.last_ts, about.last_tick, about.keys, rows.schema_name, 0, "", "",
+            tuple(tuple(cluster.group for cluster in block) for block in blocks),
         )  # fmt: skip
-        ends = kinds.group_ends(rows)
-        tables = (rows.slice(first, last).table() for first, last in zip([0, *ends], ends, strict=False))
+        tables = (rows.pick(cluster.rows).table() for block in blocks for cluster in block)
         with disk_errors(self._root):
             return files.publish(self._root, segment, rows.schema, tables, rows.parquet)
 

@@ -14,7 +14,7 @@ from typing import Any
 from replay import checkpoints
 from replay import segments as files
 from replay.folder import PENDING, hidden_segments, read_head, topics
-from replay.reader import row_groups
+from replay.groups import row_groups
 from replay.segments import Segment
 from schemas.errors import OnetapeError, SegmentTorn
 from schemas.topics import TAPE

@@ -21,7 +21,7 @@ from schemas.feature_sets import FeatureSet, load
 from schemas.feature_sets import names as published
 
 FORMAT = "onetape-archive"
-VERSION = 1
+VERSION = 2
 HEAD = "archive.json"
 IMPORT = "import"
 """Origin of an archive that importers write: its offsets are its own, no broker has them."""
@@ -79,6 +79,12 @@ def read_head(path: Path) -> Head:
     try:
         content = json.loads((path / HEAD).read_bytes())
         known = content["format"] == FORMAT and content["version"] == VERSION
+        if content["format"] == FORMAT and content["version"] in range(1, VERSION):
+            raise UsageError(
+                f"{path} is of an older version", expected=f"{FORMAT} version {VERSION}",
+                was=f"version {content['version']}",
+                action="import the recordings again into a new archive, or use the version of onetape that wrote it",
+            )  # fmt: skip
         head = Head(int(content["partitions"]), dict(content["feature_sets"]), str(content.get("origin", IMPORT)))
         for set_id, stored in head.feature_sets.items():
             _check_definition(set_id, stored)

@@ -2,24 +2,23 @@
 
 Input: an archive as `replay.archive` writes it.
 Output: `Columns`, `Vectors`, dead letters each once, in offset order per partition.
-State: none; memory is a few row groups (at most 65,536 records each) plus one batch: while the caller computes, a
-thread decodes the next ones.
+State: `decoded` counts what was read; memory is the row groups of a few blocks (at most 262,144 records each) plus one
+batch: while the caller computes, a thread decodes the next ones.
 Units: ts are ns UTC; offsets are Kafka offsets.
-Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: every
-file is hashed and its pages' checksums are verified before its rows are given out); UsageError (an unknown symbol or
-feature set).
+Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: what
+is read of it is hashed and its pages' checksums are verified before its rows are given out); UsageError (an unknown
+symbol or feature set).
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,29 +28,23 @@ from numpy.typing import NDArray
 
 from replay import segments as files
 from replay.folder import hidden_segments, read_head, remedy, topics
-from replay.footer import group_sizes
+from replay.groups import Part, Places, Read, ReadCount, blocks, read_whole
 from replay.prefetch import ahead
-from replay.rows import LETTER_SCHEMA, check_columns, letters_of, vector_schema
-from replay.segments import Segment, torn
-from replay.texts import check_texts, plain, plain_schema, text_columns
-from schemas.arrow import HEAD, check_schema, from_table, kind_columns, kinds_of
+from replay.rows import GROUP_ROWS_MAX, LETTER_SCHEMA, check_columns, letters_of, vector_schema
+from replay.segments import Group, Segment
+from replay.texts import check_texts
+from replay.weaving import weave
+from schemas.arrow import HEAD, from_table, kind_columns, kinds_of
 from schemas.bounds import check_numbers
 from schemas.codec import DeadLetter
 from schemas.columns import Columns, Int64
 from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import FeatureSet
-from schemas.limits import GROUP_BYTES_MAX
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, REFUSED_KEY, TAPE
 from schemas.vectors import Vectors
 
-GROUPS_AHEAD = 2
-"""Row groups that are decoded before they are asked for."""
-
-_UNREADABLE = (pa.ArrowException, OSError, KeyError, IndexError, TypeError, ValueError)
-"""What decoding raises of a row group that is not what a writer of ours makes."""
-
-_Part = TypeVar("_Part")
-_Read = Callable[[pq.ParquetFile, int, Int64], _Part]
+PARTS_AHEAD = 2
+"""Parts of a block, of at most 65,536 rows, that are decoded before they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,7 @@ class ArchiveReader:
         """Open the archive at `path`. Errors: ArchiveMissing, UsageError."""
         self.path = path
         self.head = read_head(path)
+        self.decoded = ReadCount()
 
     def partitions(self, topic: str = TAPE) -> list[int]:
         """Partitions of a topic that hold segments. Errors: ArchiveHole where a whole partition of the tape is gone."""
@@ -147,7 +141,7 @@ class ArchiveReader:
         the rows. The rows kept keep their offsets. `read_ahead` has a thread decode the next row groups until the
         iterator ends or is closed.
         """
-        wanted = None if symbols is None else pa.array(sorted({*symbols, CLOCK_KEY}), pa.string())
+        wanted = None if symbols is None else frozenset({*symbols, CLOCK_KEY})
         low = -1 if first_offset is None else first_offset
         high = np.iinfo(np.int64).max if last_offset is None else last_offset
         read = _TapeRead(partition, wanted, low, high)
@@ -155,9 +149,9 @@ class ArchiveReader:
             columns
             for segment in self.segments(partition)
             if segment.last_offset >= low and segment.first_offset <= high
-            for columns in _groups(self.path, segment, low, high, read)
+            for columns in read.of(self.path, segment, self.decoded)
         )
-        with closing(ahead(parts, GROUPS_AHEAD) if read_ahead else parts) as decoded:
+        with closing(ahead(parts, PARTS_AHEAD) if read_ahead else parts) as decoded:
             yield from (part for part in decoded if len(part)) if batch_size is None else recut(decoded, batch_size)
 
     def check_vectors(self, feature_set: FeatureSet) -> None:
@@ -177,7 +171,7 @@ class ArchiveReader:
     ) -> Vectors:
         """Archived vectors of some instruments in one segment with `after_ns < T <= last_ns`, as they stand there."""
         read = _SomeVectors(feature_set, pa.array(sorted(instruments), pa.string()), after_ns, last_ns)
-        parts = list(_groups(self.path, segment, -1, segment.last_offset, read))
+        parts = [part for parts in blocks(self.path, segment, read, count=self.decoded) for part in parts]
         return Vectors.concat(parts) if parts else Vectors.empty(feature_set)
 
     def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
@@ -193,81 +187,16 @@ class ArchiveReader:
                     seen.add(digest)
                     yield partition, offset, letter
 
-    def _parts(self, topic: str, read: _Read[_Part]) -> Iterator[tuple[int, _Part]]:
+    def _parts(self, topic: str, read: Read[Part]) -> Iterator[tuple[int, Part]]:
         """(partition, what `read` makes of each row group) of a whole topic."""
         for partition in topics(self.path).get(topic, []):
             for segment in self.segments(partition, topic):
-                for part in _groups(self.path, segment, -1, segment.last_offset, read):
-                    yield partition, part
+                for parts in blocks(self.path, segment, read):
+                    yield from ((partition, part) for part in parts)
 
 
-def row_groups(root: Path, segment: Segment) -> Iterator[pa.Table]:
-    """The row groups of a segment, each verified. Errors: SegmentTorn."""
-    return _groups(root, segment, -1, segment.last_offset, _read_whole)
-
-
-def _groups(root: Path, segment: Segment, low: int, high: int, read: _Read[_Part]) -> Iterator[_Part]:
-    """What `read` makes of each row group that holds offsets low..high, each verified. Errors: SegmentTorn.
-
-    `read` gets the file, which leaves texts as dictionaries, the number of a row group and the offsets it must hold.
-    """
-    files.check_hash(root, segment)
-    try:
-        with pq.ParquetFile(segment.file(root)) as about:
-            parquet = pq.ParquetFile(
-                segment.file(root), metadata=about.metadata, page_checksum_verification=True,
-                read_dictionary=text_columns(about),
-            )  # fmt: skip
-        sizes = group_sizes(segment.file(root), parquet.num_row_groups)
-    except _UNREADABLE as error:
-        raise torn(root, segment, "a Parquet file", str(error)) from None
-    with parquet:
-        if parquet.metadata.num_rows != segment.rows:
-            raise torn(root, segment, f"{segment.rows} rows", f"{parquet.metadata.num_rows} rows")
-        if segment.topic == TAPE:
-            _check_columns(root, segment, parquet)
-        end = segment.first_offset
-        for i, (rows, size_bytes, values) in enumerate(sizes.tolist()):
-            first, end = end, end + rows
-            if end <= low or first > high:
-                continue
-            # What it takes in memory: encoded values, or 8 bytes for each, where many are encoded as one.
-            size = max(size_bytes, 8 * values)
-            if size > GROUP_BYTES_MAX:
-                raise torn(root, segment, f"row groups under {GROUP_BYTES_MAX} bytes", f"{size} bytes")
-            try:
-                part = read(parquet, i, np.arange(first, end))
-            except _OtherOffsets:
-                raise torn(root, segment, f"offsets {first}..{end - 1} in row group {i}", "others") from None
-            except _UNREADABLE as error:
-                raise torn(root, segment, f"a readable row group {i}", str(error)) from None
-            yield part
-
-
-def _check_columns(root: Path, segment: Segment, parquet: pq.ParquetFile) -> None:
-    try:
-        check_schema(plain_schema(parquet))
-    except _UNREADABLE as error:
-        raise torn(root, segment, "the columns of the tape", str(error)) from None
-
-
-class _OtherOffsets(Exception):
-    """A row group holds other offsets than its place in the segment says."""
-
-
-def _check_offsets(table: pa.Table, expected: Int64) -> None:
-    if not np.array_equal(table["offset"].to_numpy(), expected):
-        raise _OtherOffsets
-
-
-def _read_whole(parquet: pq.ParquetFile, i: int, offsets: Int64) -> pa.Table:
-    table = parquet.read_row_group(i)
-    _check_offsets(table, offsets)
-    return plain(table, plain_schema(parquet))
-
-
-def _read_vectors(feature_set: FeatureSet, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Vectors:
-    table = _read_whole(parquet, i, offsets)
+def _read_vectors(feature_set: FeatureSet, parquet: pq.ParquetFile, i: int, places: Places) -> Vectors:
+    table = read_whole(parquet, i, places)
     check_columns(table, vector_schema(feature_set))
     return Vectors.from_table(table, feature_set)
 
@@ -281,22 +210,22 @@ class _SomeVectors:
     after_ns: int
     last_ns: int
 
-    def __call__(self, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Vectors:
+    def __call__(self, parquet: pq.ParquetFile, i: int, places: Places) -> Vectors:
         head = parquet.read_row_group(i, columns=["offset", "instrument", "time"])
-        _check_offsets(head, offsets)
+        places.take(head)
         check_texts(head)
         time = head["time"].to_numpy()
         keep = (time > self.after_ns) & (time <= self.last_ns)
         keep &= pc.is_in(head["instrument"].cast(pa.string()), self.wanted).to_numpy()
         if not keep.any():
             return Vectors.empty(self.feature_set)
-        return _read_vectors(self.feature_set, parquet, i, offsets).select(keep)
+        return _read_vectors(self.feature_set, parquet, i, places).select(keep)
 
 
-def _read_letters(parquet: pq.ParquetFile, i: int, offsets: Int64) -> list[tuple[int, DeadLetter]]:
-    table = _read_whole(parquet, i, offsets)
+def _read_letters(parquet: pq.ParquetFile, i: int, places: Places) -> list[tuple[int, DeadLetter]]:
+    table = read_whole(parquet, i, places)
     check_columns(table, LETTER_SCHEMA)
-    return list(zip(offsets.tolist(), letters_of(table), strict=True))
+    return list(zip(table["offset"].to_pylist(), letters_of(table), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,13 +236,25 @@ class _TapeRead:
     """
 
     partition: int
-    wanted: pa.Array | None
+    wanted: frozenset[str] | None
     low: int
     high: int
 
-    def __call__(self, parquet: pq.ParquetFile, i: int, offsets: Int64) -> Columns:
+    def of(self, root: Path, segment: Segment, count: ReadCount) -> Iterator[Columns]:
+        """The rows of a segment, block by block."""
+        keys = segment.keys
+
+        def choose(group: Group) -> bool:
+            return self.wanted is None or not self.wanted.isdisjoint(keys[group.first_key : group.last_key + 1])
+
+        for parts in blocks(root, segment, self, choose=choose, low=self.low, high=self.high, count=count):
+            kept = [part for part in parts if len(part)]
+            if kept:
+                yield from weave(kept, GROUP_ROWS_MAX)
+
+    def __call__(self, parquet: pq.ParquetFile, i: int, places: Places) -> Columns:
         head = parquet.read_row_group(i, columns=HEAD)
-        _check_offsets(head, offsets)
+        offsets = places.take(head)
         check_texts(head)
         keep = self._keep(head, offsets)
         kinds = kinds_of(head)
@@ -328,7 +269,7 @@ class _TapeRead:
     def _keep(self, head: pa.Table, offsets: Int64) -> NDArray[np.bool_] | None:
         keep = (offsets >= self.low) & (offsets <= self.high)
         if self.wanted is not None:
-            keep &= pc.is_in(head["key"].cast(pa.string()), self.wanted).to_numpy()
+            keep &= pc.is_in(head["key"].cast(pa.string()), pa.array(sorted(self.wanted), pa.string())).to_numpy()
         return None if keep.all() else keep
 
 

@@ -8,7 +8,7 @@ Units: offsets are Kafka offsets; ts are ns UTC: receipt for the tape, the Tick 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -78,6 +78,9 @@ class Rows(Protocol):
     def weights(self) -> Int64:
         """[n + 1] cumulated count of numbers the rows hold."""
 
+    def pick(self, rows: Int64) -> Self:
+        """The rows of these numbers, in their order, copied."""
+
     def table(self) -> pa.Table: ...
     def summary(self) -> Summary: ...
 
@@ -102,6 +105,13 @@ class TapeRows:
 
     def slice(self, first: int, last: int) -> TapeRows:
         return TapeRows(self.columns.slice(first, last))
+
+    def pick(self, rows: Int64) -> TapeRows:
+        picked = self.columns.pick(rows)
+        # A row group's dictionary holds every key it is given, used or not.
+        used, key = np.unique(picked.key, return_inverse=True)
+        keys = [picked.keys[i] for i in used.tolist()]
+        return TapeRows(replace(picked, keys=keys, key=key.astype(np.int32)))
 
     def join(self, others: Sequence[TapeRows]) -> TapeRows:
         return TapeRows(Columns.concat([self.columns, *(other.columns for other in others)]))
@@ -145,7 +155,9 @@ class VectorRows:
         return self.vectors.feature_set.id
 
     def slice(self, first: int, last: int) -> VectorRows:
-        rows = np.arange(first, min(last, len(self.offset)))
+        return self.pick(np.arange(first, min(last, len(self.offset))))
+
+    def pick(self, rows: Int64) -> VectorRows:
         return VectorRows(self.partition, self.offset[rows], self.vectors.select(rows))
 
     def join(self, others: Sequence[VectorRows]) -> VectorRows:
@@ -180,6 +192,9 @@ class LetterRows:
 
     def slice(self, first: int, last: int) -> LetterRows:
         return LetterRows(self.partition, self.offset[first:last], self.letters[first:last])
+
+    def pick(self, rows: Int64) -> LetterRows:
+        return LetterRows(self.partition, self.offset[rows], tuple(self.letters[row] for row in rows.tolist()))
 
     def join(self, others: Sequence[LetterRows]) -> LetterRows:
         parts = [self, *others]
@@ -225,13 +240,13 @@ def check_columns(table: pa.Table, schema: pa.Schema) -> None:
         column.validate(full=True)
 
 
-def group_ends(rows: Rows) -> list[int]:
+def group_ends(rows: Rows, most_rows: int = GROUP_ROWS_MAX) -> list[int]:
     """Row positions at which row groups end, so that none is larger than the bounds (one row is always taken)."""
     weights, total = rows.weights(), len(rows.offset)
     ends: list[int] = []
     at = 0
     while at < total:
         fits = int(np.searchsorted(weights, weights[at] + GROUP_NUMBERS_MAX, side="right")) - 1
-        at = min(total, at + GROUP_ROWS_MAX, max(fits, at + 1))
+        at = min(total, at + most_rows, max(fits, at + 1))
         ends.append(at)
     return ends

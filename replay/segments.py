@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,14 +30,31 @@ from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveHole, SegmentTorn
 from schemas.topics import DEAD_LETTERS, TAPE
 
-SIDECAR_VERSION = 1
+SIDECAR_VERSION = 2
 sync, write_json = durable.sync, durable.write_json
+_PIECE_BYTES = 1 << 20
 _NAME = re.compile(r"(\d{19})-(\d{19})\Z")
+
+
+class Group(NamedTuple):
+    """One row group: its rows, the first and last of the segment's keys it may hold, and where its bytes end.
+
+    `digest` is the SHA-256 of the file's bytes from the end of the group before it to its own.
+    """
+
+    rows: int
+    first_key: int
+    last_key: int
+    end: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a sidecar says about its Parquet file. `previous_offset` is the last offset archived before it, or None."""
+    """What a sidecar says about its Parquet file. `previous_offset` is the last offset archived before it, or None.
+
+    `blocks` are its row groups by runs of consecutive offsets; `footer` is the SHA-256 of the bytes behind the last.
+    """
 
     topic: str
     partition: int
@@ -52,6 +69,8 @@ class Segment:
     schema: str
     size_bytes: int
     sha256: str
+    footer: str
+    blocks: tuple[tuple[Group, ...], ...]
 
     @property
     def stem(self) -> str:
@@ -75,20 +94,25 @@ def partition_folder(root: Path, topic: str, partition: int) -> Path:
 def publish(
     root: Path, segment: Segment, schema: pa.Schema, row_groups: Iterable[pa.Table], options: Mapping[str, Any]
 ) -> Segment:
-    """Write the Parquet file, then its sidecar; return the segment with size and hash. OSError leaves no segment.
+    """Write the Parquet file, then its sidecar; return the segment with sizes and hashes. OSError leaves no segment.
 
-    `options` are those of a Parquet writer: codec and encodings.
+    `row_groups` are those of `segment.blocks` in order. `options` are those of a Parquet writer: codec and encodings.
     """
     folder = partition_folder(root, segment.topic, segment.partition)
     _make_folder(folder)
     parquet, temporary = segment.file(root), folder / f"{segment.stem}.parquet{TEMPORARY}"
     sidecar = parquet.with_suffix(".json")
     try:
-        with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as writer:
+        ends = []
+        with (
+            pa.OSFile(str(temporary), "wb") as sink,
+            pq.ParquetWriter(sink, schema, write_page_checksum=True, **options) as writer,
+        ):
             for table in row_groups:
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
+                ends.append(sink.tell())
         sync(temporary)
-        whole = replace(segment, size_bytes=temporary.stat().st_size, sha256=sha256_of(temporary))
+        whole = vouched(segment, temporary, ends)
         ready = durable.prepare_json(sidecar, _sealed(whole))
         temporary.replace(parquet)
         sync(folder)
@@ -110,7 +134,7 @@ def scan(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozen
     """
     segments = list(sidecars(root, topic, partition, hidden))
     for segment in segments:
-        _check_file(root, segment)
+        check_size(root, segment)
     for parquet in unvouched(root, topic, partition, hidden):
         raise lost(root, parquet)
     for place in breaks(segments):
@@ -217,13 +241,48 @@ def torn(root: Path, segment: Segment, expected: str, was: str) -> SegmentTorn:
 
 def check_hash(root: Path, segment: Segment) -> None:
     """The whole file against its sidecar: any changed bit is SegmentTorn."""
-    _check_file(root, segment)
+    check_size(root, segment)
     found = sha256_of(segment.file(root))
     if found != segment.sha256:
         raise torn(root, segment, f"sha256 {segment.sha256[:16]}...", f"{found[:16]}...")
 
 
-def _check_file(root: Path, segment: Segment) -> None:
+def vouched(segment: Segment, path: Path, ends: Sequence[int]) -> Segment:
+    """The segment with the size and the hashes of a file whose row groups end at these bytes."""
+    whole, digests, at = hashlib.sha256(), list[str](), 0
+    with path.open("rb") as file:
+        for end in (*ends, path.stat().st_size):
+            digests.append(_digest(file, end - at, whole))
+            at = end
+    placed = iter(zip(ends, digests, strict=False))
+    blocks = tuple(
+        tuple(group._replace(end=end, digest=digest) for group in block for end, digest in [next(placed)])
+        for block in segment.blocks
+    )
+    return replace(segment, size_bytes=at, sha256=whole.hexdigest(), footer=digests[-1], blocks=blocks)
+
+
+def check_bytes(root: Path, segment: Segment, first: int, end: int, digest: str) -> None:
+    """A run of the file's bytes against what the sidecar says of them: any changed bit is SegmentTorn."""
+    with segment.file(root).open("rb") as file:
+        file.seek(first)
+        found = _digest(file, end - first)
+    if found != digest:
+        raise torn(root, segment, f"sha256 {digest[:16]}... of bytes {first}..{end - 1}", f"{found[:16]}...")
+
+
+def _digest(file: BinaryIO, length: int, *others: Any) -> str:
+    """Hex SHA-256 of the next bytes of a file, which go to `others`, too."""
+    digest = hashlib.sha256()
+    while length > 0 and (piece := file.read(min(length, _PIECE_BYTES))):
+        length -= len(piece)
+        for each in (digest, *others):
+            each.update(piece)
+    return digest.hexdigest()
+
+
+def check_size(root: Path, segment: Segment) -> None:
+    """Whether the file is there and as long as it was. Errors: ArchiveHole, SegmentTorn."""
     try:
         size_bytes = segment.file(root).stat().st_size
     except FileNotFoundError:
@@ -244,7 +303,13 @@ def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
         sealed: dict[str, Any] = json.loads(path.read_bytes())
         values = dict(sealed["segment"])
         version, seal = sealed["version"], sealed["seal"]
-        segment = Segment(**{**values, "keys": tuple(values["keys"])})
+        if isinstance(version, int) and 0 < version < SIDECAR_VERSION:
+            raise SegmentTorn(
+                f"sidecar {label} is of an older version", expected=f"version {SIDECAR_VERSION}",
+                was=f"version {version}", action="import again, or use the version of onetape that wrote the archive",
+            )  # fmt: skip
+        blocks = tuple(tuple(Group(*group) for group in block) for block in values["blocks"])
+        segment = Segment(**{**values, "keys": tuple(values["keys"]), "blocks": blocks})
         intact = seal == _seal(segment) and version == SIDECAR_VERSION
     except (ValueError, KeyError, TypeError, AttributeError):
         name, intact = None, False
@@ -261,6 +326,8 @@ def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
         )  # fmt: skip
     if segment.rows != segment.last_offset - segment.first_offset + 1:
         raise torn(root, segment, "one row per offset", f"{segment.rows} rows")
+    if sum(group.rows for block in segment.blocks for group in block) != segment.rows:
+        raise torn(root, segment, f"row groups of {segment.rows} rows", "others")
     return segment
 
 
@@ -271,13 +338,17 @@ def _make_folder(folder: Path) -> None:
         sync(folder.parent.parent)
 
 
+def _content(segment: Segment) -> dict[str, Any]:
+    return {field.name: getattr(segment, field.name) for field in fields(Segment)}
+
+
 def _seal(segment: Segment) -> str:
-    text = json.dumps(asdict(segment), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_content(segment), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sealed(segment: Segment) -> dict[str, Any]:
-    return {"version": SIDECAR_VERSION, "segment": asdict(segment), "seal": _seal(segment)}
+    return {"version": SIDECAR_VERSION, "segment": _content(segment), "seal": _seal(segment)}
 
 
 def sha256_of(path: Path) -> str:

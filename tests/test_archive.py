@@ -22,7 +22,8 @@ from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape, tick
 from replay.archive import live, staged
 from replay.audit import audit
 from replay.folder import IMPORT
-from replay.reader import ArchiveReader, row_groups
+from replay.groups import row_groups
+from replay.reader import ArchiveReader
 from replay.rows import GROUP_NUMBERS_MAX, TapeRows, group_ends
 from replay.segments import publish
 from schemas.columns import Columns, from_events, to_events

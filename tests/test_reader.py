@@ -15,7 +15,8 @@ from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
 from replay.archive import live, staged
 from replay.audit import audit
 from replay.folder import IMPORT, hidden_segments
-from replay.reader import ArchiveReader, row_groups
+from replay.groups import row_groups
+from replay.reader import ArchiveReader
 from schemas.codec import DeadLetter
 from schemas.columns import to_events
 from schemas.errors import ArchiveHole, SegmentTorn, UsageError
@@ -194,7 +195,7 @@ def test_a_row_group_that_would_expand_beyond_bounds_is_refused(small: Path, mon
     segment = ArchiveReader(small).segments(1)[0]
     with pq.ParquetFile(segment.file(small)) as parquet:
         encoded = parquet.metadata.row_group(0).total_byte_size
-    monkeypatch.setattr("replay.reader.GROUP_BYTES_MAX", encoded + 1)
+    monkeypatch.setattr("replay.groups.GROUP_BYTES_MAX", encoded + 1)
     for read in (row_groups(small, segment), ArchiveReader(small).batches(1)):
         with pytest.raises(SegmentTorn, match=f"row groups under {encoded + 1} bytes"):
             next(read)
