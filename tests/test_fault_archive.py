@@ -116,7 +116,8 @@ MEMORY_KIB: Final = 256 << 10
 def put_bomb(root: Path, segment: Segment, table: pa.Table) -> int:
     """In place of a segment, with a sidecar that vouches for it; returns the bytes of the file."""
     file = segment.file(root)
-    made = replace(segment, last_offset=table.num_rows - 1, rows=table.num_rows)
+    group = segment.blocks[0][0]._replace(rows=table.num_rows)
+    made = replace(segment, last_offset=table.num_rows - 1, rows=table.num_rows, blocks=((group,),))
     for old in (file, file.with_suffix(".json")):
         old.unlink()
     with pq.ParquetWriter(
