@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapes import START, archive_of, market, tape, tick
+from tapes import INSTRUMENTS, START, archive_of, market, tape, tick
 
 from agents.features import features_agent
 from agents.ports import Batch, Emit, States
+from app.importer import import_recording
 from replay.driver import replay
 from replay.ports import TapeBatch
 from replay.proof import window as windows
 from replay.proof.future import poison, shuffle
 from replay.proof.leakcheck import leakcheck
-from replay.proof.leaky import leaky
+from replay.proof.leaky import Leaky, leaky
 from replay.proof.passage import Passage, run
 from replay.proof.window import Control, LeakCheck, Window, check, cut_at, window_of
 from replay.reader import ArchiveReader
@@ -28,6 +29,7 @@ from schemas.columns import Columns, from_events, to_events
 from schemas.errors import CheckFailed
 from schemas.events import Kind
 from schemas.feature_sets import DEFAULT, FeatureSet, load
+from schemas.units import NS_PER_S
 from schemas.vectors import Vectors
 
 Sets = Sequence[FeatureSet]
@@ -305,3 +307,41 @@ def test_each_window_can_be_watched(archive: ArchiveReader) -> None:
     found = leakcheck(archive, SET, CUTS, window_rows=300, watch=seen.append)
     assert len(seen) == found.cuts
     assert sum(len(window.expected) for window in seen) == found.rows_checked
+
+
+@pytest.mark.parametrize("agent", [features_agent, leaky(SET)])
+@pytest.mark.parametrize("rows", [None, 60])
+def test_instruments_and_a_span_bound_what_is_checked(archive: ArchiveReader, agent, rows: int | None) -> None:  # type: ignore[no-untyped-def]
+    """Of some instruments, of some segments, up to some offset: states begin a window all the same."""
+    seen: list[Window] = []
+    middle = START + 6 * NS_PER_S
+    options = {"window_rows": rows, "watch": seen.append, "agent": agent}
+    found = leakcheck(archive, SET, CUTS, symbols=[INSTRUMENTS[1]], from_ns=middle, **options)
+    assert found.leaking == ([] if agent is features_agent else [LEAKY])
+    assert found.control.caught
+    assert {key for window in seen for key in window.expected.instruments()} == {INSTRUMENTS[1]}
+    segments = [segment for p in archive.partitions() for segment in archive.segments(p)]
+    first = min(segment.first_ts for segment in segments if segment.last_ts >= middle)
+    assert first > START + NS_PER_S
+    assert all(window.expected.time.max() >= first - NS_PER_S for window in seen)
+    seen.clear()
+    ends = {p: archive.segments(p)[0].last_offset for p in archive.partitions()}
+    found = leakcheck(archive, SET, CUTS, last_offsets=ends, **options)
+    assert found.rows_checked > 3
+    assert all(window.expected.as_of_offset.max() <= ends[window.partition] for window in seen)
+    assert leakcheck(archive, SET, CUTS, to_ns=START - NS_PER_S, **options).rows_checked == 0
+
+
+@pytest.mark.recordings
+def test_on_real_recordings_the_leak_is_caught_and_nothing_else(recordings: Path, tmp_path: Path) -> None:
+    """Two real markets in one archive: any cuts, any windows, any column."""
+    path = tmp_path / "real"
+    for name in ("usdm_ethusdt_20240719", "spot_btcusdt_20240809"):
+        import_recording([recordings / "hftbacktest" / f"{name}.gz"], f"binance-{name.split('_')[0]}", archive=path)
+    real = ArchiveReader(path)
+    for seed in range(2):
+        chance = random.Random(seed)
+        cuts, rows = [chance.random() for _ in range(3)], chance.choice([200, 3000])
+        assert leakcheck(real, SET, cuts, window_rows=rows, seed=seed).ok
+        column = chance.choice(SET.features)
+        assert leakcheck(real, SET, cuts, window_rows=rows, seed=seed, agent=Leaky(column)).leaking == [column]

@@ -18,10 +18,12 @@ from tapes import archive_of, market, tape
 from replay.driver import replay
 from replay.labels.forward import forward_return
 from replay.proof.assembly import assembly
+from replay.proof.dataset import prove_rows
 from replay.proof.shift import agree, mid_ranks, shift_test
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, SegmentTorn
-from schemas.feature_sets import DEFAULT, load
+from schemas.feature_sets import DEFAULT, FeatureSet, load
+from schemas.labels import parse_all
 from schemas.units import NS_PER_S
 
 SET = load(DEFAULT)
@@ -264,3 +266,30 @@ def test_a_torn_file_is_told(dataset: pa.Table, tmp_path: Path) -> None:
         assembly(files, SET.features, REACHES, 0, is_by_time=True)
     with pytest.raises(SegmentTorn, match=r"test\.parquet"):
         shift_test(files, ["mid_price"], {"forward_return_2s": REACH}, NS_PER_S)
+
+
+def test_the_proof_of_a_dataset_is_both(dataset: pa.Table, archive: ArchiveReader, tmp_path: Path) -> None:
+    """By the names, horizons and delay that the dataset was made with."""
+    specs = parse_all(["forward_return_2s", "triple_barrier_2s"])
+    files = [path.name for path in written(tmp_path, dataset.append_column(specs[1].name, dataset[specs[0].name]))]
+    found = prove_rows(tmp_path, files, SET, specs, 0, is_by_time=True, archive=archive)
+    found.check()
+    assert found.ok
+    told = found.json()
+    assert told["assembly"] == {"rows": found.shift.rows, "broken": {}, "ok": True}
+    assert told["shift_leaking"] == []
+    assert len(told["shift"]) == 10
+    assert "entry" in prove_rows(tmp_path, files, SET, specs, 1, is_by_time=True).assembly.broken
+
+
+def test_a_feature_that_is_a_label_keeps_a_dataset_out(tmp_path: Path) -> None:
+    rows = market_rows(16) | {"partition": [0] * 3000, "as_of_offset": list(range(3000))}
+    rows |= {"ts_available": rows["time"], "label_t0": rows["time"]}
+    rows["label_t1"] = [time + REACH for time in rows["time"]]
+    made = FeatureSet("made", 1, 1000, ("noise", "scaled_label"))
+    files = [path.name for path in stored(tmp_path, rows)]
+    found = prove_rows(tmp_path, files, made, parse_all([LABEL]), 0, is_by_time=True)
+    assert found.assembly.ok
+    assert not found.ok
+    with pytest.raises(CheckFailed, match="scaled_label"):
+        found.check()

@@ -40,6 +40,9 @@ def leakcheck(
     *,
     window_rows: int | None = WINDOW_ROWS,
     seed: int = 0,
+    symbols: Sequence[str] | None = None,
+    from_ns: int | None = None,
+    to_ns: int | None = None,
     last_offsets: Mapping[int, int] | None = None,
     agent: Agent = features_agent,
     progress: Progress | None = None,
@@ -47,17 +50,19 @@ def leakcheck(
 ) -> LeakCheck:
     """Check every partition at every cut (fractions in [0, 1)), `window_rows` records before each; None: all of them.
 
-    `seed` makes the other futures. `last_offsets` ends each partition named in it at that offset; one not named is left
-    out. `watch` is called with each window, for whatever else is to be looked at in it.
+    `seed` makes the other futures. Records of other instruments than `symbols` are left out, and cuts are drawn in the
+    segments of the span `from_ns` to `to_ns` alone. `last_offsets` ends each partition named in it at that offset; one
+    not named is left out. `watch` is called with each window, for whatever else is to be looked at in it.
     """
+    archive.check_symbols(symbols or ())
     ends = {p: archive.segments(p)[-1].last_offset for p in archive.partitions()}
     ends = ends if last_offsets is None else {p: min(ends[p], last) for p, last in last_offsets.items()}
-    firsts = {p: archive.segments(p)[0].first_offset for p in ends}
-    counter = Counter(sum(ends[p] + 1 - firsts[p] for p in ends), progress)
+    spans = {p: span for p, last in ends.items() for span in [_span(archive, p, last, from_ns, to_ns)] if span}
+    counter = Counter(sum(last + 1 - archive.segments(p)[0].first_offset for p, (_, last) in spans.items()), progress)
     report = LeakCheck()
-    for partition, last in ends.items():
-        drawn = sorted({firsts[partition] + int(cut * (last + 1 - firsts[partition])) for cut in cuts})
-        with closing(archive.batches(partition, last_offset=last)) as batches:
+    for partition, (first, last) in spans.items():
+        drawn = sorted({first + int(cut * (last + 1 - first)) for cut in cuts})
+        with closing(archive.batches(partition, symbols=symbols, last_offset=ends[partition])) as batches:
             walk = _Walk(feature_set, agent, drawn, window_rows)
             for window in walk.windows(counter.over(batches)):
                 controls = report.control.windows < CONTROLS
@@ -70,6 +75,18 @@ def leakcheck(
     if progress is not None:
         progress(counter.total, counter.total)
     return report
+
+
+def _span(
+    archive: ArchiveReader, partition: int, last: int, from_ns: int | None, to_ns: int | None
+) -> tuple[int, int] | None:
+    """First and last offset of a partition's segments that have to do with a span of time, None without any."""
+    inside = [
+        segment for segment in archive.segments(partition)
+        if segment.first_offset <= last and (from_ns is None or segment.last_ts >= from_ns)
+        and (to_ns is None or segment.first_ts < to_ns)
+    ]  # fmt: skip
+    return (inside[0].first_offset, min(inside[-1].last_offset, last)) if inside else None
 
 
 class _Walk:
@@ -126,10 +143,11 @@ class _Walk:
 
     def _push(self, passage: Passage, columns: Columns) -> None:
         """Replay a batch; where the window begins inside, the states are saved there."""
-        until = _until(columns, self._before) if self._passed < self._before else 0
-        if until:
-            opens = columns.offset[until - 1] == self._before
-            passage.push(columns.slice(0, until), saves=bool(opens))
+        until = 0
+        if self._passed < self._before:
+            until = _until(columns, self._before)
+            opens = bool(columns.offset[-1] >= self._before)
+            passage.push(columns.slice(0, until), saves=opens)
             passage.take()
             if opens:
                 self._blobs = dict(passage.states.blobs)
