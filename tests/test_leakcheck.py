@@ -311,8 +311,9 @@ def test_each_window_can_be_watched(archive: ArchiveReader) -> None:
 
 @pytest.mark.parametrize("agent", [features_agent, leaky(SET)])
 @pytest.mark.parametrize("rows", [None, 60])
-def test_instruments_and_a_span_bound_what_is_checked(archive: ArchiveReader, agent, rows: int | None) -> None:  # type: ignore[no-untyped-def]
+def test_instruments_and_a_span_bound_what_is_checked(tmp_path: Path, agent, rows: int | None) -> None:  # type: ignore[no-untyped-def]
     """Of some instruments, of some segments, up to some offset: states begin a window all the same."""
+    archive = ArchiveReader(archive_of(tmp_path / "archive", tape(market(41, 1500, 10)), segment_rows=150))
     seen: list[Window] = []
     middle = START + 6 * NS_PER_S
     options = {"window_rows": rows, "watch": seen.append, "agent": agent}
@@ -327,7 +328,7 @@ def test_instruments_and_a_span_bound_what_is_checked(archive: ArchiveReader, ag
     seen.clear()
     ends = {p: archive.segments(p)[0].last_offset for p in archive.partitions()}
     found = leakcheck(archive, SET, CUTS, last_offsets=ends, **options)
-    assert found.rows_checked > 3
+    assert found.rows_checked > 1
     assert all(window.expected.as_of_offset.max() <= ends[window.partition] for window in seen)
     assert leakcheck(archive, SET, CUTS, to_ns=START - NS_PER_S, **options).rows_checked == 0
 
