@@ -54,7 +54,7 @@ def write(
     place = (time - time.min()) / (time.max() + 1 - time.min())
     about: dict[str, Any] = {"splits": {}}
     if kind == "k_fold":
-        about = {"folds": []}
+        about["folds"] = []
         for fold in range(folds):
             first, last = fold / folds, (fold + 1) / folds
             role = np.full(len(place), "train", dtype=object)
@@ -76,14 +76,23 @@ def write(
         "id": "micro-2-forward_return_5s-0123456789ab", "feature_set": "micro@2", "archive": "archive",
         "label": labels[0], "feature_set_digest": "d" * 64,
         "features": list(features), "labels": list(labels), "rows": count, "purged": len(rows) - count, "embargoed": 7,
-        "unlabelled": 11, "warmup": 30, "quality": {"WARMUP": 30, "NO_TRADES": 5},
-        "recipe": {"split": {"kind": kind}, "values": {}, "entry_delay_ns": 10**8, "label_step_ns": NS_PER_S},
+        "unlabelled": 11, "warmup_rows": 30, "quality": {"WARMUP": 30, "NO_TRADES": 5},
+        "recipe": {
+            "split": {"kind": kind, "purge_horizon_ns": 0, "embargo_ns": HORIZON}, "labels": list(labels),
+            "values": {"*": {"missing": "null", "outliers": "clip(4)", "normalization": "none"}},
+            "entry_delay_ns": 10**8, "label_step_ns": NS_PER_S,
+        },
         "inputs": [{"file": "a.parquet", "sha256": "a" * 64, "partition": 0, "first_offset": 0, "last_offset": 999}],
         "code": {"sha256": "c" * 64, "numpy": "2.0"}, "output_hash": "e" * 64, "events": 1000, "parity": None,
         "leakcheck": {
             "cuts": 9, "rows_checked": 90, "leaking": [], "variants": {"cut": 90, "poison": 80, "shuffle": 80},
-            "control": {"feature": "next_price", "caught": True},
+            "control": {"feature": "next_price", "windows": 5, "found": 5, "caught": True}, "ok": True,
         },
-        "lookahead": {"rows": 90, "changed": {name: 0.25 * (i == 1) for i, name in enumerate(features)}},
-        "shift": {name: [0.02, 0.01] for name in features}, "values": {}, **about,
+        "lookahead": {
+            "rows": 90, "changed": dict.fromkeys(features, 0.5), "delay_ns": {"least": -1_500_000, "most": 10**9},
+            "changed_aligned": {name: 0.25 * (i == 1) for i, name in enumerate(features)},
+        },
+        "shift": {"rows": 80, "leaking": [], "worst": {name: [0.02, None, labels[0]] for name in features}},
+        "assembly": {"rows": count, "broken": {}, "ok": True}, "values": {},
+        "files": [path.name for path in sorted(folder.glob("*.parquet"))], **about,
     }  # fmt: skip

@@ -149,7 +149,7 @@ def test_the_page_stands_by_itself_and_tells_all(dataset: tuple[Path, dict[str, 
     for told in (
         "no leak",
         "90 rows compared at 9 cuts",
-        "caught",
+        "caught in 5 of 5 windows",
         "not compared",
         "25.00 %",
         "2024-07-19T00:00:00.000Z",
@@ -180,12 +180,17 @@ def test_what_failed_is_not_green(tmp_path: Path) -> None:
     assert "no leak" in good
     assert "equal" in read(good)
     assert "For testing only" in good
-    leaks = {**manifest["leakcheck"], "leaking": ["mid_price"], "control": {"feature": "next_price", "caught": False}}
+    control = {"feature": "next_price", "windows": 5, "found": 1, "caught": False}
+    leaks = {**manifest["leakcheck"], "leaking": ["mid_price"], "control": control}
     parity = {"compared": 9, "mismatch": 1, "missing": 2, "extra": 0, "conflicting": 0, "ok": False}
     bad = render(tmp_path, {**manifest, "leakcheck": leaks, "parity": parity})
     assert re.search(r'tile bad"><span class="soft">Leak check</span><b>1 leaking', bad)
     assert re.search(r'tile bad"><span class="soft">Live = replayed</span><b>3 differ', bad)
-    assert "NOT CAUGHT" in bad
+    assert "caught in 1 of 5 windows: THE CHECK IS BLIND" in bad
+    broken = {"rows": 3, "broken": {"label_t1 is behind label_t0": 2}, "ok": False}
+    blind = render(tmp_path, {**manifest, "leakcheck": {**leaks, "leaking": []}, "assembly": broken})
+    assert re.search(r'tile bad"><span class="soft">Leak check</span><b>blind', blind)
+    assert "label_t1 is behind label_t0: 2" in blind
 
 
 def test_names_of_others_stay_text(tmp_path: Path) -> None:

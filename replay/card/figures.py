@@ -31,6 +31,8 @@ _ROLE_COLOURS = dict(zip(ROLES, (*COLOURS[:3], PURGED, EMBARGOED), strict=True))
 
 def duration(ns: int) -> str:
     """A duration as people say it: 500 ms, 5 s, 1 h."""
+    if not ns:
+        return "0 s"
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         if ns >= size * NS_PER_S and not ns % (size * NS_PER_S):
             return f"{ns // (size * NS_PER_S):,} {unit}"

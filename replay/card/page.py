@@ -16,7 +16,7 @@ from typing import Any
 
 from agents.catalogue import find
 from agents.documentation import MEANINGS
-from replay.card import figures, markup
+from replay.card import figures, markup, proofs
 from replay.card.markup import Html, bar, code, number, paragraph, section, share, side_by_side, text, tile, time, wide
 from replay.card.rows import Rows
 from replay.card.style import STYLE
@@ -27,8 +27,10 @@ from schemas.durable import sync
 from schemas.vectors import Quality
 
 CARD = "card.html"
-WORST = 10
-_PROMISES = ("purged", "embargoed", "unlabelled", "warmup")
+_LEFT_OUT = {
+    "purged": "rows purged", "embargoed": "rows embargoed", "unlabelled": "rows without a label",
+    "warmup_rows": "rows of the warm-up",
+}  # fmt: skip
 """Rows that are in no file, or in no role, by what the manifest calls them."""
 
 
@@ -56,7 +58,7 @@ def render(folder: Path, manifest: Mapping[str, Any]) -> str:
 def _parts(rows: Rows, summary: Summary, manifest: Mapping[str, Any]) -> Iterator[str]:
     groups = rows.groups
     yield _head(summary, manifest)
-    yield section("Proof", _proof(manifest))
+    yield section("Proof", proofs.section(manifest))
     yield section("Splits", *_splits(rows, summary, manifest))
     drawn = [figures.label(summary, groups, name) for name in summary.labels]
     drawn += [figures.label_by_fold(summary, rows.folds, name) for name in summary.labels if rows.folds]
@@ -88,72 +90,17 @@ def _head(summary: Summary, manifest: Mapping[str, Any]) -> str:
     parts += ['<div class="tiles">', tile("Rows", f"{rows:,}", f"{instruments:,} instruments")]
     parts.append(tile("Features", f"{summary.features:,}", str(manifest["feature_set"])))
     parts.append(tile("Labels", f"{len(summary.labels):,}", ", ".join(summary.labels)))
-    return "".join([*parts, *_proof_tiles(manifest), "</div></header>"])
-
-
-def _proof_tiles(manifest: Mapping[str, Any]) -> Iterator[str]:
-    leaks, parity, ahead = (manifest.get(name) for name in ("leakcheck", "parity", "lookahead"))
-    if leaks:
-        leaking = leaks["leaking"]
-        checked = f"{leaks['rows_checked']:,} rows at {leaks['cuts']:,} cuts"
-        yield tile(
-            "Leak check", f"{len(leaking)} leaking" if leaking else "no leak", checked, "bad" if leaking else "good"
-        )
-    if parity:
-        wrong = sum(int(parity.get(name) or 0) for name in ("mismatch", "missing", "extra", "conflicting"))
-        value = f"{wrong:,} differ" if wrong else "equal"
-        yield tile("Live = replayed", value, f"{parity['compared']:,} vectors compared", "bad" if wrong else "good")
-    else:
-        yield tile("Live = replayed", "not compared", "the archive holds no live vectors of this set", "none")
-    if ahead and ahead.get("changed"):
-        feature, worst = max(ahead["changed"].items(), key=lambda pair: (pair[1], pair[0]))
-        yield tile("Look-ahead bias avoided", share(worst), f"of rows would change in {feature}")
-
-
-def _proof(manifest: Mapping[str, Any]) -> str:
-    leaks, ahead = manifest.get("leakcheck") or {}, manifest.get("lookahead") or {}
-    rows: dict[str, Any] = {}
-    if leaks:
-        rows["leak check"] = f"{leaks['rows_checked']:,} rows compared at {leaks['cuts']:,} cuts"
-        rows["leaking features"] = ", ".join(leaks["leaking"]) or "none"
-        rows |= {f"rows by {name}": count for name, count in (leaks.get("variants") or {}).items()}
-    control = leaks.get("control")
-    if control:
-        caught = "caught" if control["caught"] else "NOT CAUGHT: the check is blind"
-        rows["control"] = Html(f"{code(control['feature'])}, which looks ahead on purpose: {caught}")
-    if manifest.get("parity"):
-        parity = {name: value for name, value in manifest["parity"].items() if isinstance(value, int) and name != "ok"}
-        rows["parity"] = ", ".join(f"{name} {value:,}" for name, value in parity.items())
-    parts, beside = [markup.facts(rows)] if rows else [], []
-    changed = sorted((ahead.get("changed") or {}).items(), key=lambda pair: (-pair[1], pair[0]))
-    if changed:
-        about = paragraph(
-            f"Look-ahead: the share of {ahead['rows']:,} rows that change when records count at the venue's time "
-            f"instead of when they were received. {sum(value > 0 for _, value in changed)} of {len(changed)} features "
-            f"do; the {min(WORST, len(changed))} that change most:"
-        )  # fmt: skip
-        lines = [(code(name), bar(value)) for name, value in changed[:WORST]]
-        beside.append(about + markup.table(["feature", "rows that change"], lines))
-    shift = leaks.get("shift") or manifest.get("shift") or {}
-    if shift:
-        about = paragraph(
-            "Shift test: rank correlation of a feature with the label, and of the feature one label reach earlier. "
-            "A feature that has seen the label agrees with it, and loses that when it is shifted."
-        )  # fmt: skip
-        shown = [(code(name), *values[:2]) for name, values in list(shift.items())[:WORST]]
-        beside.append(about + markup.table(["feature", "at T", "shifted"], shown))
-    return "".join([*parts, side_by_side(beside)])
+    return "".join([*parts, *proofs.tiles(manifest), "</div></header>"])
 
 
 def _splits(rows: Rows, summary: Summary, manifest: Mapping[str, Any]) -> Iterator[str]:
     recipe = manifest.get("recipe") or {}
-    dropped = {name: manifest[name] for name in _PROMISES if isinstance(manifest.get(name), int)}
-    dropped |= {name: manifest[name] for name in sorted(manifest) if name.startswith("warm") and name not in dropped}
     about: dict[str, Any] = {}
-    if isinstance(recipe.get("split"), Mapping):
-        told = {name: value for name, value in recipe["split"].items() if value not in (None, [], {})}
-        about["split"] = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
-    about |= {f"rows {_WORDS.get(name, name)}": value for name, value in dropped.items()}
+    if recipe.get("split"):
+        told = {name: value for name, value in sorted(recipe["split"].items()) if name != "kind"}
+        parts = [f"{name.removesuffix('_ns')} {_value(name, value)}" for name, value in told.items()]
+        about["split"] = ", ".join([str(recipe["split"].get("kind", "")), *parts])
+    about |= {title: manifest[name] for name, title in _LEFT_OUT.items() if name in manifest}
     yield markup.facts(about)
     if not rows.folds:
         spans = [
@@ -172,15 +119,15 @@ def _splits(rows: Rows, summary: Summary, manifest: Mapping[str, Any]) -> Iterat
         yield paragraph(f"The first {figures.FOLDS_MAX} of {len(rows.folds):,} folds are drawn.")
 
 
-_WORDS = {"unlabelled": "without a label", "warmup": "of the warm-up, left out", "warm_up": "of the warm-up, left out"}
+def _value(name: str, value: Any) -> str:
+    return figures.duration(value) if name.endswith("_ns") and isinstance(value, int) else str(value)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}={each}" for name, each in value.items())
-    if isinstance(value, list):
-        return ", ".join("=".join(map(str, each)) if isinstance(each, list) else str(each) for each in value)
-    return str(value)
+def _policies(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was done about missing values, outliers and scale, by column."""
+    for name, policy in sorted((recipe.get("values") or {}).items()):
+        told = ", ".join(f"{what} {how}" for what, how in sorted(policy.items()))
+        yield f"values of {name}" if name != "*" else "values", told
 
 
 def _labels(summary: Summary, groups: Sequence[str]) -> str:
@@ -239,14 +186,11 @@ def _origin(manifest: Mapping[str, Any]) -> str:
     for name, title in (("feature_set_digest", "its definition"), ("output_hash", "output hash")):
         if manifest.get(name):
             about[title] = code(manifest[name])
-    about |= {f"code, {name}": code(value) for name, value in (manifest.get("code") or {}).items()}
+    about |= {f"code, {name}": code(value) for name, value in sorted((manifest.get("code") or {}).items())}
     for name in ("entry_delay_ns", "label_step_ns"):
         if recipe.get(name) is not None:
-            about[name.removesuffix("_ns").replace("_", " ")] = figures.duration(int(recipe[name]))
-    if manifest.get("values"):
-        about["values"] = (
-            _short({name: _short(value) for name, value in recipe.get("values", {}).items()}) or "as computed"
-        )
+            about[name.removesuffix("_ns").replace("_", " ")] = _value(name, recipe[name])
+    about |= dict(_policies(recipe))
     if manifest.get("events") is not None:
         about["records of the tape"] = manifest["events"]
     parts = [markup.facts(about)]
