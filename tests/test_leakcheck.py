@@ -17,19 +17,17 @@ from agents.features import features_agent
 from agents.ports import Batch, Emit, States
 from app.importer import import_recording
 from replay.driver import replay
-from replay.ports import TapeBatch
 from replay.proof import window as windows
-from replay.proof.future import poison, shuffle
 from replay.proof.leakcheck import leakcheck
 from replay.proof.leaky import Leaky, leaky
 from replay.proof.passage import Passage, run
 from replay.proof.window import Control, LeakCheck, Window, check, cut_at, window_of
 from replay.reader import ArchiveReader
-from schemas.columns import Columns, from_events, to_events
+from schemas.columns import Columns, to_events
 from schemas.errors import CheckFailed
 from schemas.events import Kind
 from schemas.feature_sets import DEFAULT, FeatureSet, load
-from schemas.units import NS_PER_S
+from schemas.units import NS_PER_MS, NS_PER_S
 from schemas.vectors import Vectors
 
 Sets = Sequence[FeatureSet]
@@ -37,10 +35,6 @@ SET = load(DEFAULT)
 CHANCE = random.Random(5)
 CUTS = [CHANCE.random() for _ in range(50)]
 LEAKY = "mid_price"
-TICKER = {
-    "sequence": 1, "bid_price": 1, "bid_size": 1, "ask_price": 1, "ask_size": 2, "mark_price": 1, "index_price": 7,
-    "open_interest": 5,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +81,65 @@ async def price_ahead_agent(
         await emit(vectors)
 
     await features_agent(watched(), states, spoil, sets)
+
+
+def next_row(values: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """`shift(-1)` over each instrument's rows."""
+    shifted = values.copy()
+    for each in np.unique(key):
+        rows = np.flatnonzero(key == each)
+        shifted[rows[:-1]] = values[rows[1:]]
+    return shifted
+
+
+def whole_mean(values: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Normalization over all that is there, the future included."""
+    return np.asarray(values - np.nanmean(values))
+
+
+def to_the_end(values: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Unknown values filled backwards, from the last one on."""
+    return np.where(np.isnan(values), values[-1], values) + values[-1] * 1e-6
+
+
+@pytest.mark.parametrize("join", [next_row, whole_mean, to_the_end])
+@pytest.mark.parametrize("rows", [None, 200])
+def test_what_is_put_together_of_later_rows_is_caught(archive: ArchiveReader, join, rows: int | None) -> None:  # type: ignore[no-untyped-def]
+    """What researchers do to a whole table, done to each emission."""
+
+    async def agent(batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sets, **_: object) -> None:
+        async def spoil(vectors: Vectors) -> None:
+            column = vectors.feature_set.features.index(LEAKY)
+            vectors.values[:, column] = join(vectors.values[:, column], vectors.key)
+            await emit(vectors)
+
+        await features_agent(batches, states, spoil, sets)
+
+    assert leakcheck(archive, SET, CUTS[:8], window_rows=rows, agent=agent).leaking == [LEAKY]
+
+
+@pytest.mark.parametrize("reach_ms", [1, 100, 1000, 4000])
+def test_how_far_a_feature_looks_ahead_does_not_matter(archive: ArchiveReader, reach_ms: int) -> None:
+    """Records up to a moment behind the Tick are counted, as a window that is not shifted counts them."""
+
+    async def agent(batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sets, **_: object) -> None:
+        now: list[Columns] = []
+
+        async def watched() -> AsyncIterator[Batch]:
+            async for batch in batches:
+                now[:] = [batch.columns]
+                yield batch
+
+        async def spoil(vectors: Vectors) -> None:
+            ends = vectors.time + reach_ms * NS_PER_MS
+            counted = [((now[0].ts_recv <= end) & (now[0].kind == Kind.TRADE)).sum() for end in ends]
+            vectors.values[:, vectors.feature_set.features.index(LEAKY)] += counted
+            await emit(vectors)
+
+        await features_agent(watched(), states, spoil, sets)
+
+    found = leakcheck(archive, SET, CUTS, agent=agent)
+    assert found.leaking == [LEAKY]
 
 
 def test_the_features_do_not_look_ahead(archive: ArchiveReader) -> None:
@@ -239,67 +292,6 @@ def test_states_and_sets_beside_go_with_a_window(archive: ArchiveReader) -> None
     assert len(window.expected) > 3
     assert check(window, SET, beside=[other], controls=True).ok
     assert check(replace(window, blobs={}), SET, beside=[other]).leaking
-
-
-def test_poison_changes_prices_and_sizes_only(archive: ArchiveReader) -> None:
-    part = next(archive.batches(1, 400))
-    before, after = to_events(part), to_events(poison(part, 5))
-    assert [event[:4] for event in before] == [event[:4] for event in after]
-    for one, other in zip(before, after, strict=True):
-        if one.kind is Kind.TRADE:
-            assert other.body["price"] != one.body["price"]
-            assert other.body["trade_id"] == one.body["trade_id"]
-        elif one.kind in (Kind.TICK, Kind.INSTRUMENT):
-            assert other == one
-        elif one.kind is Kind.DELTA:
-            assert other.body["sequence_last"] == one.body["sequence_last"]
-            assert [len(other.body[side]) for side in ("bids", "asks")] == [
-                len(one.body[side]) for side in ("bids", "asks")
-            ]
-            for side in ("bids", "asks"):
-                for level, poisoned in zip(one.body[side], other.body[side], strict=True):
-                    assert level["price"] != poisoned["price"]
-                    assert level["size"] != poisoned["size"]
-    assert to_events(part) == before
-
-
-@given(seed=st.integers(0, 2**64), values=st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=30))
-def test_poison_never_leaves_a_number(seed: int, values: list[int]) -> None:
-    trades = [event for event in market(2, 300, 5) if event.kind is Kind.TRADE][: len(values)]
-    events = [event._replace(body={**event.body, "price": v}) for event, v in zip(trades, values, strict=False)]
-    events.append(events[0]._replace(kind=Kind.TICKER, body={**TICKER, "mark_price": None}))
-    poisoned = to_events(poison(from_events(0, 0, events), seed))
-    for one, other in zip(events[:-1], poisoned, strict=False):
-        assert one.body["price"] != other.body["price"] >= 1
-    assert poisoned[-1].body["mark_price"] is None
-
-
-@given(seed=st.integers(0, 2**64))
-def test_shuffle_keeps_records_and_ticks(seed: int) -> None:
-    part = tape(market(3, 60, 2), 1)[0]
-    after = shuffle(part, seed)
-    before, moved = to_events(part), to_events(after)
-    assert sorted(map(repr, before)) == sorted(map(repr, moved))
-    assert before != moved
-    assert (after.offset == part.offset).all()
-    at = part.kind == Kind.TICK
-    assert (after.kind[at] == Kind.TICK).all()
-    assert [e for e in before if e.kind is Kind.TICK] == [e for e in moved if e.kind is Kind.TICK]
-
-
-def test_an_agent_that_fails_fails_the_passage() -> None:
-    async def failing(batches: AsyncIterable[Batch], states: States, emit: Emit, sets: Sets) -> None:
-        async for _ in batches:
-            raise ValueError("of the agent")
-
-    with Passage(failing, [SET], {}) as passage, pytest.raises(ValueError, match="of the agent"):
-        passage.push(tape(market(1, 10, 1), 1)[0])
-
-
-def test_a_batch_keeps_its_records() -> None:
-    batch = TapeBatch(0, tape(market(1, 10, 1), 1)[0], True, False)
-    batch.ack()
-    assert len(batch.columns)
 
 
 def test_each_window_can_be_watched(archive: ArchiveReader) -> None:

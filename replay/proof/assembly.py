@@ -64,7 +64,7 @@ class Assembly:
             raise CheckFailed(
                 "the dataset is not put together as it has to be", expected="no row that breaks a rule",
                 was=", ".join(f"{rule}: {count}" for rule, count in self.broken.items()),
-                action="do not use it; report this with its manifest: the rules are in docs/datasets.md",
+                action="do not use it; report this with its manifest: the rules are in docs/proof.md",
             )  # fmt: skip
 
 
