@@ -6,20 +6,31 @@ Errors: those of the datasets; a check that failed ends with exit code 1.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.options import Archive, FeatureSetSpec, Json, Threads, group, thread_count
-from app.report import Report, facts, grid, shares
-from schemas.errors import CheckFailed, UsageError
+from app.options import SYMBOLS, Archive, FeatureSetSpec, Json, duration, group, names, to_ns
+from app.report import Report, facts, grid, utc
+from schemas.errors import CheckFailed
 from schemas.feature_sets import DEFAULT
 
+if TYPE_CHECKING:
+    from replay.datasets.recipe import Recipe
+
 Datasets = Annotated[Path, typer.Option("--datasets", help="Folder that holds the datasets.")]
-
 DatasetId = Annotated[str, typer.Argument(help="Id of the dataset, as `onetape dataset list` shows it.")]
-
+Processes = Annotated[int, typer.Option("--processes", min=1, max=256, help="Symbols are shared out to so many.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local (processes of this machine) or ray.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="Of a Ray cluster that sees the same folders. [default: one here]")
+]
+Events = Annotated[
+    str | None, typer.Option("--events", metavar="FILE|-", help="Also write progress as JSON lines; - is stderr.")
+]
 DATASETS = Path("datasets")
+LABEL = "forward_return_5s"
+SPLIT = "train=0.7,validation=0.15,test=0.15"
 
 dataset = group("Datasets: build, verify, list, show.")
 
@@ -29,39 +40,77 @@ def build(
     archive: Archive,
     datasets: Datasets = DATASETS,
     feature_set: FeatureSetSpec = DEFAULT,
-    horizon: Annotated[int, typer.Option("--horizon", min=1, help="Forward return over so many seconds.")] = 5,
-    split: Annotated[str, typer.Option("--split", help="Shares of time.")] = "train=0.7,validation=0.15,test=0.15",
-    cuts: Annotated[int, typer.Option("--cuts", min=1, help="Cuts of the leak check.")] = 10,
+    labels: Annotated[
+        list[str] | None, typer.Option("--label", help=f"A label of docs/labels.md; repeat it. [default: {LABEL}]")
+    ] = None,
+    entry_delay: Annotated[str, typer.Option("--entry-delay", help="From T to the entry; 0 or 200ms.")] = "0",
+    label_step: Annotated[
+        str | None, typer.Option("--label-step", help="Grid of prices for labels. [default: the cadence]")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="How rows are divided, as in docs/datasets.md.")] = SPLIT,
+    values: Annotated[
+        str, typer.Option("--values", help="Missing values, outliers and scales, as in docs/datasets.md.")
+    ] = "",
+    symbols: Annotated[str | None, typer.Option("--symbols", help=SYMBOLS)] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
+    keep_warmup: Annotated[bool, typer.Option("--keep-warmup", help="Keep rows whose windows are not full.")] = False,
+    cuts: Annotated[int, typer.Option("--cuts", min=1, max=10_000, help="Cuts of the leak check.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the cuts.")] = 1,
-    threads: Threads = None,
+    processes: Processes = 1,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    events: Events = None,
     as_json: Json = False,
 ) -> None:
-    """Vectors with a forward return as label, split by time, proven free of leaks, with a manifest."""
+    """Vectors with labels, split and purged, proven free of leaks, with a manifest and a card."""
     from app.cuts import random_cuts
-    from replay.dataset import Recipe
-    from replay.dataset import build as run
+    from app.stages import stages
+    from replay.datasets.build import build as run
+    from replay.datasets.engines import engine_of
+    from replay.datasets.recipe import Recipe
     from replay.reader import ArchiveReader
+    from replay.splits.spec import parse as parse_split
+    from replay.values.spec import parse as parse_values
 
     report = Report(as_json)
-    recipe = Recipe(feature_set, horizon, fractions(split))
-    with report.step(f"Building a dataset from {archive}") as advance:
-        manifest = run(
-            ArchiveReader(archive), datasets, recipe, random_cuts(cuts, seed), threads=thread_count(threads),
-            progress=shares(advance),
-        )  # fmt: skip
+    recipe = Recipe(
+        feature_set, tuple(labels or [LABEL]), parse_split(split), parse_values(values),
+        entry_delay_ns=0 if entry_delay == "0" else duration(entry_delay, "--entry-delay"),
+        label_step_ns=None if label_step is None else duration(label_step, "--label-step"),
+        keeps_warmup=keep_warmup, symbols=None if symbols is None else tuple(names(symbols)),
+        from_ns=to_ns(from_, "--from"), to_ns=to_ns(to, "--to"),
+    )  # fmt: skip
+    reader = ArchiveReader(archive)
+    with engine_of(engine, processes, ray_address) as where, stages(report, events) as told:
+        manifest = run(reader, datasets, recipe, random_cuts(cuts, seed), engine=where, told=told)
+    _tell_missing(report, recipe, manifest["coverage"])
     _dataset_result(report, manifest, datasets)
 
 
 @dataset.command()
 def verify(
-    dataset_id: DatasetId, datasets: Datasets = DATASETS, threads: Threads = None, as_json: Json = False
+    dataset_id: DatasetId,
+    datasets: Datasets = DATASETS,
+    archive: Annotated[
+        Path | None, typer.Option("--archive", help="In place of the archive that the manifest names.")
+    ] = None,
+    processes: Processes = 1,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    events: Events = None,
+    as_json: Json = False,
 ) -> None:
     """Rebuild a dataset from its manifest and compare; exit 1 when it is not the same."""
-    from replay.dataset import verify as run
+    from app.stages import stages
+    from replay.datasets.engines import engine_of
+    from replay.datasets.verify import verify as run
+    from replay.reader import ArchiveReader
 
     report = Report(as_json)
-    with report.step(f"Rebuilding {dataset_id}"):
-        found = run(datasets, dataset_id, threads=thread_count(threads))
+    reader = None if archive is None else ArchiveReader(archive)
+    with engine_of(engine, processes, ray_address) as where, stages(report, events) as told:
+        found = run(datasets, dataset_id, reader, engine=where, told=told)
     report.result(found, lambda console: console.print(facts(found, "Verified" if found["equal"] else "DIFFERENT")))
     if not found["equal"]:
         raise typer.Exit(CheckFailed.exit_code)
@@ -69,37 +118,50 @@ def verify(
 
 @dataset.command("list")
 def list_(datasets: Datasets = DATASETS, as_json: Json = False) -> None:
-    """The datasets there are."""
-    from replay.catalogue import dataset_ids, load_manifest
+    """The datasets there are, and what interrupted builds have left to go on with."""
+    from replay.datasets.catalogue import dataset_ids, load_manifest
+    from replay.datasets.work import unfinished
 
     found = [load_manifest(datasets, each) for each in dataset_ids(datasets)]
-    rows = [[each["id"], each["rows"], each["label"], each["output_hash"][:16]] for each in found]
-    table = grid(f"Datasets in {datasets}", ["id", "rows", "label", "output hash"], rows)
-    Report(as_json).result({"datasets": found}, lambda console: console.print(table))
+    left = unfinished(datasets)
+    rows = [[each["id"], each["rows"], ", ".join(each["labels"]), each["output_hash"][:16]] for each in found]
+    report = Report(as_json)
+    for each in left:
+        report.say(
+            f"  unfinished: {each['id']} ({each['size_bytes']:,} bytes): build it again, or delete {each['folder']}"
+        )
+    table = grid(f"Datasets in {datasets}", ["id", "rows", "labels", "output hash"], rows)
+    report.result({"datasets": found, "unfinished": left}, lambda console: console.print(table))
 
 
 @dataset.command()
 def show(dataset_id: DatasetId, datasets: Datasets = DATASETS, as_json: Json = False) -> None:
     """One dataset's manifest."""
-    from replay.catalogue import load_manifest
+    from replay.datasets.catalogue import load_manifest
 
     _dataset_result(Report(as_json), load_manifest(datasets, dataset_id), datasets)
 
 
+def _tell_missing(report: Report, recipe: Recipe, covered: dict[str, int]) -> None:
+    """Say so where rows were asked for that the archive cannot give."""
+    if recipe.from_ns is not None and recipe.from_ns < covered["first"]:
+        report.say(f"  the first row is of {utc(covered['first'])}, not of --from {utc(recipe.from_ns)}")
+    if recipe.to_ns is not None and recipe.to_ns > covered["last"] + recipe.reach_ns:
+        report.say(f"  the last row is of {utc(covered['last'])}; --to was {utc(recipe.to_ns)}")
+
+
 def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) -> None:
-    rows = {f"{name} rows": count for name, count in manifest["splits"].items()}
-    shown = {"id": manifest["id"], "folder": str(datasets / manifest["id"]), "rows": manifest["rows"], **rows}
-    shown |= {"purged": manifest["purged"], "leaking features": len(manifest["leakcheck"]["leaking"])}
-    shown |= {"output hash": manifest["output_hash"]}
+    folder = datasets / manifest["id"]
+    shown = {"id": manifest["id"], "folder": str(folder), "card": str(folder / "card.html"), "rows": manifest["rows"]}
+    shown |= {f"{name} rows": count for name, count in manifest["splits"].items()}
+    for name in ("purged", "embargoed", "unlabelled", "warmup_rows", "missing_rows"):
+        shown |= {name.replace("_", " "): manifest[name]}
+    checked, parity = manifest["leakcheck"], manifest["parity"]
+    shown |= {
+        "leaking features": len(checked["leaking"]),
+        "leak check": f"{checked['rows_checked']:,} rows at {checked['cuts']} cuts; the leaky control was "
+        + ("caught" if checked["control"]["caught"] else "NOT CAUGHT"),
+        "parity": "no live vectors in the archive" if parity is None else f"{parity['compared']:,} compared, all equal",
+        "output hash": manifest["output_hash"],
+    }  # fmt: skip
     report.result(manifest, lambda console: console.print(facts(shown, "Dataset")))
-
-
-def fractions(text: str) -> dict[str, str]:
-    """Names and shares of a split, in order, as `name=share,...`."""
-    parts = [part.partition("=") for part in text.split(",")]
-    if not all(name.strip().isidentifier() and share.strip() for name, _, share in parts):
-        raise UsageError(
-            f"--split {text} is no split", expected="name=share, separated by commas", was=text,
-            action="write it as train=0.7,validation=0.15,test=0.15",
-        )  # fmt: skip
-    return {name.strip(): share.strip() for name, _, share in parts}

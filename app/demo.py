@@ -42,7 +42,8 @@ from app.redis_latest import asked, check_redis
 from app.report import Advance, Report, facts, grid, shares, utc
 from app.synthetic import write_recording
 from app.topics import delete_topics, ensure_topics, groups, partitions_of, wire_topic
-from replay.dataset import Recipe, build
+from replay.datasets.build import build
+from replay.datasets.recipe import Recipe
 from replay.parity import in_sum, parity_of
 from replay.publication import disk_errors, empty, locked, refuse_content
 from replay.reader import ArchiveReader
@@ -54,7 +55,7 @@ from schemas.vector_codec import VectorCodec
 
 FOLDER = Path(".onetape/demo")
 SEED = 7
-HORIZON_S = 1
+LABELS = ("forward_return_1s", "direction_1s(threshold=0.0001)")
 CUTS = 10
 STOP_S = 20.0
 _WINDOWED = re.compile(r"(.+)_([0-9]+m?s)")
@@ -87,8 +88,8 @@ def run_demo(
         sets = load_all(specs)
         found = parity_of(ArchiveReader(live), sets, batch_size=batch_size, progress=shares(advance))
         compared = in_sum(found)
-    with report.step("Building a dataset, with its leak check") as advance:
-        built = _dataset(live, folder / "datasets", specs.partition(",")[0].strip(), shares(advance))
+    with report.step("Building a dataset, with its leak check"):
+        built = _dataset(live, folder / "datasets", specs.partition(",")[0].strip())
     return {
         "events_in": events,
         "vectors_out": compared["compared"] + compared["extra"],
@@ -111,11 +112,11 @@ def _next(live: Path, datasets: Path, dataset: str | None, specs: str | None) ->
     return [shlex.join(command) for command in commands]
 
 
-def _dataset(archive: Path, datasets: Path, feature_set: str, progress: Callable[[int, int], None]) -> dict[str, Any]:
+def _dataset(archive: Path, datasets: Path, feature_set: str) -> dict[str, Any]:
     """The dataset's key figures; without an id, and with the reason, where the tape is too short for its splits."""
     try:
-        recipe, cuts = Recipe(feature_set, HORIZON_S), random_cuts(CUTS, SEED)
-        manifest = build(ArchiveReader(archive), datasets, recipe, cuts, progress=progress)
+        recipe, cuts = Recipe(feature_set, LABELS), random_cuts(CUTS, SEED)
+        manifest = build(ArchiveReader(archive), datasets, recipe, cuts)
     except UsageError as error:
         return {"id": None, "rows": 0, "splits": {}, "reason": str(error)}
     return {key: manifest[key] for key in ("id", "rows", "splits", "purged", "output_hash")}

@@ -37,7 +37,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Metrics and returns after cost of a model's predictions, per split and fold."""
-    from replay.catalogue import load_manifest
+    from replay.datasets.catalogue import load_manifest
     from replay.evaluation.evaluate import evaluate as run
     from replay.evaluation.report import write
     from replay.publication import refuse_content

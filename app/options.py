@@ -70,6 +70,14 @@ def show_checked(console: Any, title: str, payload: dict[str, Any], *details: st
             console.print(f"  {name}: {visible(str(line))}", markup=False)
 
 
+SYMBOLS = "Comma-separated VENUE:SYMBOL."
+
+
+def names(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def to_ns(text: str | None, option: str) -> int | None:
     """ns of an ISO 8601 time (UTC where it names no zone) or of a number of ns."""
     if text is None:

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options import SPEC, Archive, BatchSize, FeatureSetSpec, Json, Threads, show_checked, thread_count, to_ns
+from app.options import (
+    SPEC,
+    SYMBOLS,
+    Archive,
+    BatchSize,
+    FeatureSetSpec,
+    Json,
+    Threads,
+    names,
+    show_checked,
+    thread_count,
+    to_ns,
+)
 from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed
 from schemas.feature_sets import DEFAULT
@@ -24,7 +36,7 @@ def replay(
     archive: Archive,
     out: Annotated[Path, typer.Option("--out", help="New folder for vectors.parquet and manifest.json.")],
     feature_set: FeatureSetSpec = DEFAULT,
-    symbols: Annotated[str | None, typer.Option("--symbols", help="Comma-separated VENUE:SYMBOL.")] = None,
+    symbols: Annotated[str | None, typer.Option("--symbols", help=SYMBOLS)] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="End of T, exclusive: ISO 8601 (UTC) or ns.")] = None,
     batch_size: BatchSize = None,
@@ -40,7 +52,7 @@ def replay(
     from schemas.feature_sets import load
 
     report = Report(as_json)
-    wanted = None if symbols is None else [symbol.strip() for symbol in symbols.split(",") if symbol.strip()]
+    wanted = None if symbols is None else names(symbols)
     refuse_content(out)
     reader = ArchiveReader(archive)
     first, end = to_ns(from_, "--from"), to_ns(to, "--to")

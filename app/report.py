@@ -53,6 +53,11 @@ class Report:
             yield lambda fraction: bar.update(task, completed=fraction)
         self._err.print(Text(f"  {visible(text)} ({time.monotonic() - begun:.1f} s)"))
 
+    @property
+    def console(self) -> Console:
+        """Where people are told what happens."""
+        return self._err
+
     def say(self, text: str) -> None:
         """One line for people."""
         self._err.print(Text(visible(text)))

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 import agents
 import replay
@@ -45,28 +43,40 @@ def vectors_digest(vectors: Vectors) -> str:
     return digest.hexdigest()
 
 
-def table_digest(table: pa.Table) -> str:
-    """Hash of a table's names, types and values in row order; what wrote or compressed it does not matter."""
-    about = [(field.name, str(field.type)) for field in table.schema]
-    digest = hashlib.sha256(json.dumps([about, table.num_rows]).encode())
-    for column in table.columns:
-        digest.update(_column_bytes(column))
-    return digest.hexdigest()
+class TableDigest:
+    """Hash of a table's names, types and values in row order, fed in parts; neither their sizes nor the file matter."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._about = [(field.name, str(field.type)) for field in schema]
+        self._columns = [hashlib.sha256() for _ in schema]
+        self._rows = 0
+
+    def update(self, table: pa.Table) -> None:
+        """Take the next rows."""
+        self._rows += table.num_rows
+        for digest, column in zip(self._columns, table.columns, strict=True):
+            for chunk in column.chunks:
+                digest.update(_column_bytes(chunk))
+
+    def hexdigest(self) -> str:
+        """The hash of all rows so far."""
+        return json_digest([self._about, self._rows, [digest.hexdigest() for digest in self._columns]])
 
 
-def _column_bytes(column: pa.ChunkedArray) -> bytes:
-    nulls = np.packbits(column.is_null().to_numpy()).tobytes() if column.null_count else b""
-    values: NDArray[Any]
+def _column_bytes(column: pa.Array) -> bytes:
+    """Eight bytes for each value, so that the bytes of parts joined are those of the whole."""
     if pa.types.is_floating(column.type):
-        values = column.to_numpy()
-        values = np.where(np.isnan(values), np.nan, values).astype("<f8")
-        return nulls + values.tobytes()
+        values = column.to_numpy(zero_copy_only=False)
+        return bytes(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
     if pa.types.is_string(column.type):
-        texts = sorted(pc.unique(column).to_pylist())
-        nulls += json.dumps(texts).encode()
-        column = pc.index_in(column, pa.array(texts, pa.string()))
-    values = column.fill_null(0).cast(pa.int64()).to_numpy().astype("<i8")
-    return nulls + values.tobytes()
+        encoded = column.dictionary_encode()
+        numbers = np.array([*map(_text_number, encoded.dictionary.to_pylist()), 0], "<u8")
+        return bytes(numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy()].tobytes())
+    return bytes(column.cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy().astype("<i8").tobytes())
+
+
+def _text_number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def json_digest(content: Any) -> str:

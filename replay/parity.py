@@ -74,10 +74,15 @@ class Parity:
         return {**asdict(self), "ok": self.ok, "equal_percent": self.equal_percent}
 
 
+def total(found: Sequence[Parity]) -> Parity:
+    """The sum of comparisons of different vectors."""
+    counts = {name: sum(getattr(each, name) for each in found) for name in COUNTS}
+    return Parity(**counts, differences=[difference for each in found for difference in each.differences])
+
+
 def in_sum(found: Mapping[str, Parity]) -> dict[str, Any]:
     """One JSON object for several feature sets: the sums, and each set's own object by its id."""
-    counts = {name: sum(getattr(each, name) for each in found.values()) for name in COUNTS}
-    sums = Parity(**counts, differences=[difference for each in found.values() for difference in each.differences])
+    sums = total(list(found.values()))
     is_ok = bool(found) and all(each.ok for each in found.values())
     return {**sums.json(), "ok": is_ok, "feature_sets": {set_id: each.json() for set_id, each in found.items()}}
 
@@ -129,8 +134,14 @@ def parity(
     return compare(live, replayed.vectors, ends if in_flight else None)
 
 
-def compare(live: VectorsRead, replayed: Vectors, tape_ends: dict[int, int] | None = None) -> Parity:
-    """Compare two sides; `tape_ends` (last archived offset by partition) excuses what is in flight."""
+def compare(
+    live: VectorsRead, replayed: Vectors, tape_ends: Mapping[int, int] | None = None,
+    live_ends: Mapping[int, int] | None = None,
+) -> Parity:  # fmt: skip
+    """Compare two sides; `tape_ends` (last archived offset by partition) excuses what is in flight.
+
+    `live_ends` is the last live T by tape partition, where `live` is only a part of them.
+    """
     left, right = live.vectors, replayed
     at_left, at_right = matches(left, right)
     equal = left.select(at_left).same_bits(right.select(at_right))
@@ -138,7 +149,9 @@ def compare(live: VectorsRead, replayed: Vectors, tape_ends: dict[int, int] | No
     missing = right.select(_others(len(right), at_right))
     pending = 0
     if tape_ends is not None:
-        ends = {int(p): int(left.time[left.partition == p].max()) for p in np.unique(left.partition)}
+        ends = live_ends
+        if ends is None:
+            ends = {int(p): int(left.time[left.partition == p].max()) for p in np.unique(left.partition)}
         flying = missing.time > np.array([ends.get(p, -1) for p in missing.partition.tolist()], np.int64)
         ahead = extra.as_of_offset > np.array([tape_ends.get(p, -1) for p in extra.partition.tolist()], np.int64)
         pending = int(flying.sum() + ahead.sum())

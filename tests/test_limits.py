@@ -37,6 +37,8 @@ ELSEWHERE = {
     "replay/clusters.py: SHARED_ROWS_MIN": "row groups that we write",
     "replay/parity.py: DIFFERENCES_MAX": "differences that are shown",
     "replay/rows.py: GROUP_ROWS_MAX": "row groups that we write",
+    "replay/proof/shift.py: MINORITY_MIN": "how few rows say nothing",
+    "replay/proof/shift.py: ROWS_MIN": "how few rows say nothing",
     "replay/rows.py: GROUP_NUMBERS_MAX": "row groups that we write",
     "replay/splits/spec.py: FOLDS_MAX": "folds of a split that its builder asks for",
     "replay/splits/spec.py: BLOCKS_MAX": "blocks of a split that its builder asks for",

@@ -160,7 +160,8 @@ def agree(left: Floats, right: Floats) -> tuple[float | None, float]:
     if len(left) < ROWS_MIN:
         return None, 0.0
     left, right = left - left.mean(), right - right.mean()
-    both, one, other = float(left @ right), float(left @ left), float(right @ right)
+    # Not by BLAS, whose threads wait for one another and whose last bits are the machine's.
+    both, one, other = (float((a * b).sum()) for a, b in ((left, right), (left, left), (right, right)))
     if not one or not other:
         return None, 0.0
     enough = min(_minority(left), _minority(right)) >= MINORITY_MIN

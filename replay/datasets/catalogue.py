@@ -18,7 +18,8 @@ from schemas.errors import CheckFailed, UsageError
 MANIFEST = "manifest.json"
 _FIELDS = {
     "id": str, "feature_set": str, "feature_set_digest": str, "recipe": dict, "archive": str, "inputs": list,
-    "label": str, "rows": int, "splits": dict, "purged": int, "output_hash": str, "leakcheck": dict,
+    "labels": list, "features": list, "code": dict, "rows": int, "splits": dict, "files": list, "purged": int,
+    "output_hash": str, "leakcheck": dict,
 }  # fmt: skip
 _INPUT_FIELDS = {"file": str, "sha256": str, "partition": int, "last_offset": int}
 """Fields of a manifest that are read again, and their JSON types."""
