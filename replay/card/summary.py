@@ -11,12 +11,15 @@ in its outermost bins, so that no row is left out and one far outlier does not f
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replay.card.rows import NONE, ROLES, Batch, Rows
+from replay.prefetch import ahead
 from schemas.columns import Int64
 from schemas.labels import parse
 from schemas.units import NS_PER_MS, NS_PER_S
@@ -25,6 +28,8 @@ BINS = 40
 SAMPLE_ROWS = 20_000
 TAILS = (0.005, 0.995)
 """Quantiles of the sample between which a histogram's inner bins lie."""
+_FAR = 1e300
+"""The distance of two such values is still finite."""
 TIME_BINS_MAX = 240
 CLASSES = (-1, 0, 1)
 CLASS_FAMILIES = ("direction", "triple_barrier")
@@ -128,32 +133,37 @@ def summarize(rows: Rows, features: tuple[str, ...], labels: tuple[str, ...]) ->
     )  # fmt: skip
     samples, seen, stride = [], 0, max(1, rows.count() // SAMPLE_ROWS)
     places: dict[str, int] = {}
-    for batch in rows.batches(("instrument", "time", *columns)):
-        chosen = np.arange(-seen % stride, len(batch.group), stride)
-        with np.errstate(over="ignore", invalid="ignore"):  # the spread of what is far too large is not shown
-            samples.append(_measure(found, batch, chosen))
-        seen += len(batch.group)
-        for text in batch.texts("instrument")[0]:
-            places.setdefault(text, len(places))
+    with closing(_read(rows, columns)) as batches:
+        for batch in batches:
+            chosen = np.arange(-seen % stride, len(batch.group), stride)
+            with np.errstate(over="ignore", invalid="ignore"):  # the spread of what is far too large is not shown
+                samples.append(_measure(found, batch, chosen))
+            seen += len(batch.group)
+            for text in batch.texts("instrument")[0]:
+                places.setdefault(text, len(places))
     found.instruments = sorted(places)
     found.ends = _histogram_ends(np.concatenate(samples, axis=1) if samples else np.empty((len(columns), 0)))
     _lay_time(found, folds)
     order = {name: place for place, name in enumerate(found.instruments)}
-    for batch in rows.batches(("instrument", "time", *columns)):
-        _fill(found, batch, order)
+    with closing(_read(rows, columns)) as batches:
+        for batch in batches:
+            _fill(found, batch, order)
     return found
+
+
+def _read(rows: Rows, columns: tuple[str, ...]) -> Generator[Batch, None, None]:
+    """Every row once, decoded while the batch before it is counted."""
+    return ahead(rows.batches(("instrument", "time", *columns), verifies=False), 2)
 
 
 def _measure(found: Summary, batch: Batch, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
     """First reading of a batch: moments, classes and spans; gives the chosen rows' values [columns, k]."""
-    groups = len(found.moments.rows)
-    inside = [batch.group == group for group in range(groups)]
-    times = batch.times("time")
-    for group, mask in enumerate([*inside, np.ones(len(times), np.bool_)]):
-        if mask.any():
-            found.first[group] = min(found.first[group], times[mask].min())
-            found.last[group] = max(found.last[group], times[mask].max())
-    found.moments.rows += [int(mask.sum()) for mask in inside]
+    inside, times = _inside(found, batch), batch.times("time")
+    for group, mask in [*inside, (-1, np.ones(len(times), np.bool_))]:
+        found.first[group] = min(found.first[group], times[mask].min())
+        found.last[group] = max(found.last[group], times[mask].max())
+    for group, mask in inside:
+        found.moments.rows[group] += int(mask.sum())
     roles = [batch.roles[fold] == role for fold in range(len(batch.roles)) for role in range(len(ROLES))]
     found.fold_moments.rows += np.array([int(mask.sum()) for mask in roles], np.int64)
     sample = np.empty((len(found.columns), len(chosen)))
@@ -161,7 +171,7 @@ def _measure(found: Summary, batch: Batch, chosen: NDArray[np.intp]) -> NDArray[
         values = batch.values(name)
         known = np.isfinite(values)
         sample[place] = np.where(known[chosen], values[chosen], np.nan)
-        for group, mask in enumerate(inside):
+        for group, mask in inside:
             found.moments.add(group, place, values[mask & known])
         label = place - found.features
         if label < 0:
@@ -170,17 +180,24 @@ def _measure(found: Summary, batch: Batch, chosen: NDArray[np.intp]) -> NDArray[
             found.fold_moments.add(at, label, values[mask & known])
         if is_class(name):
             hits = [known & (values == each) for each in CLASSES]
-            found.classes[:, place] += [[int((mask & hit).sum()) for hit in hits] for mask in inside]
+            for group, mask in inside:
+                found.classes[group, place] += [int((mask & hit).sum()) for hit in hits]
             counted = np.array([[int((mask & hit).sum()) for hit in hits] for mask in roles], np.int64)
             found.fold_classes[:, :, label] += counted.reshape(-1, len(ROLES), len(CLASSES))
     return sample
+
+
+def _inside(found: Summary, batch: Batch) -> list[tuple[int, NDArray[np.bool_]]]:
+    """The groups that have rows in a batch, each with which ones."""
+    masks = ((group, batch.group == group) for group in range(len(found.moments.rows)))
+    return [(group, mask) for group, mask in masks if mask.any()]
 
 
 def _histogram_ends(sample: NDArray[np.float64]) -> NDArray[np.float64]:
     """[columns, 2] where the inner bins lie; one value, or none, gets a bin around it."""
     ends = np.zeros((len(sample), 2))
     for place, values in enumerate(sample):
-        known = values[~np.isnan(values)]
+        known = np.clip(values[~np.isnan(values)], -_FAR, _FAR)
         low, high = np.quantile(known, TAILS) if len(known) else (0.0, 0.0)
         if high <= low and len(known):
             low, high = known.min(), known.max()
@@ -201,15 +218,14 @@ def _lay_time(found: Summary, folds: int) -> None:
 
 def _fill(found: Summary, batch: Batch, order: dict[str, int]) -> None:
     """Second reading of a batch: histograms and coverage."""
-    groups, bins = len(found.moments.rows), found.coverage.shape[2]
-    inside = [batch.group == group for group in range(groups)]
+    groups, bins, inside = len(found.moments.rows), found.coverage.shape[2], _inside(found, batch)
     for place, name in enumerate(found.columns):
         values = batch.values(name)
         low, high = found.ends[place]
         known = np.isfinite(values)
         inner = np.clip(np.where(known, values, low), low, high) - low
         at = np.minimum(inner * (BINS / (high - low)), BINS - 1).astype(np.int64)
-        for group, mask in enumerate(inside):
+        for group, mask in inside:
             found.histogram[group, place] += np.bincount(at[mask & known], minlength=BINS)
     texts, codes = batch.texts("instrument")
     instruments = np.array([order[text] for text in texts], np.int64)[codes]
