@@ -5,19 +5,32 @@ Errors: those of the replay; a check that failed ends with exit code 1.
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.options import Archive, FeatureSetSpec, Json, show_checked
+from app.dataset_commands import DATASETS, Datasets
+from app.options import SPEC, Json, show_checked
 from app.report import Report, shares
-from schemas.errors import CheckFailed
+from schemas.errors import CheckFailed, UsageError
 from schemas.feature_sets import DEFAULT
+
+if TYPE_CHECKING:
+    from replay.proof.checks import Proven
 
 
 def leakcheck(
-    archive: Archive,
-    feature_set: FeatureSetSpec = DEFAULT,
+    archive: Annotated[
+        Path | None, typer.Option("--archive", help="Folder of the archive; with --dataset in place of its own.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="ID", help="Check what a dataset was made of, and its rows.")
+    ] = None,
+    datasets: Datasets = DATASETS,
+    feature_set: Annotated[
+        str | None, typer.Option("--feature-set", metavar=SPEC, help=f"[default: {DEFAULT}, or the dataset's own]")
+    ] = None,
     cuts: Annotated[int, typer.Option("--cuts", min=1, help="Random offsets to change the future after.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the offsets and of the other futures.")] = 1,
     window: Annotated[
@@ -32,27 +45,46 @@ def leakcheck(
     as_json: Json = False,
 ) -> None:
     """Cut off, poison and shuffle the future after random offsets; exit 1 and name every feature whose past changes."""
-    from agents.features import features_agent
     from app.cuts import random_cuts
-    from replay.proof.leakcheck import leakcheck as run
-    from replay.proof.leaky import leaky
-    from replay.proof.lookahead import LookAhead, look_ahead
+    from replay.proof.checks import Checks
     from replay.reader import ArchiveReader
     from schemas.feature_sets import load
 
-    report = Report(as_json)
-    wanted, ahead = load(feature_set), LookAhead()
-    with report.step(f"Changing the future of {archive} at {cuts} offsets") as advance:
-        found = run(
-            ArchiveReader(archive), wanted, random_cuts(cuts, seed), window_rows=window or None, seed=seed,
-            agent=leaky(wanted) if control else features_agent, progress=shares(advance),
-            watch=(lambda window: ahead.add(look_ahead(window, wanted))) if with_lookahead else None,
+    if (archive is None and dataset is None) or (dataset is not None and feature_set is not None):
+        raise UsageError(
+            "nothing is named to check" if dataset is None else "a dataset has its own feature set",
+            expected="--archive with a --feature-set, or --dataset", was="neither" if dataset is None else "both",
+            action="name a folder with --archive, or an id of `onetape dataset list` with --dataset alone",
         )  # fmt: skip
-    payload = found.json() | {"cuts": cuts, "seed": seed, "windows": found.cuts}
-    payload |= {"lookahead": ahead.json()} if with_lookahead else {}
-    shown = payload | {f"{name} rows": rows for name, rows in found.variants.items()}
-    shown |= {"leak on purpose caught": found.control.caught}
-    shown |= {f"look-ahead: {name}": f"{share:.1%}" for name, share in ahead.worst().items()}
-    report.result(payload, lambda console: show_checked(console, "Leak check", shown, "leaking"))
+    report = Report(as_json)
+    reader = None if archive is None else ArchiveReader(archive)
+    with report.step(f"Changing the future of {dataset or archive} at {cuts} offsets") as advance:
+        checks = Checks(random_cuts(cuts, seed), window or None, seed, control, with_lookahead, shares(advance))
+        if dataset is not None:
+            found = checks.of_dataset(datasets, dataset, reader)
+        else:
+            assert reader is not None
+            found = checks.of_archive(reader, load(feature_set or DEFAULT))
+    payload = found.json() | {"cuts": cuts, "seed": seed, "windows": found.leaks.cuts}
+    report.result(payload, lambda console: show_checked(console, "Leak check", payload | _shown(found), "leaking"))
     if not found.ok:
         raise typer.Exit(CheckFailed.exit_code)
+
+
+def _shown(found: Proven) -> dict[str, object]:
+    """What people want to see of it, besides the counts."""
+    shown: dict[str, object] = {f"{name} rows": rows for name, rows in found.leaks.variants.items()}
+    shown["leak on purpose caught"] = found.leaks.control.caught
+    if found.rows is not None:
+        broken = found.rows.assembly.broken
+        shown["rows of the dataset"] = found.rows.assembly.rows
+        shown["rules broken"] = ", ".join(f"{rule}: {count}" for rule, count in broken.items()) or "none"
+        feature, (ic, shifted, label) = next(iter(found.rows.shift.worst().items()))
+        shown["nearest to a label"] = f"{feature}: {_number(ic)} with {label}, {_number(shifted)} one reach earlier"
+    if found.lookahead is not None:
+        shown |= {f"look-ahead: {name}": f"{share:.1%}" for name, share in found.lookahead.worst().items()}
+    return shown
+
+
+def _number(correlation: float | None) -> str:
+    return "unknown" if correlation is None else f"{correlation:.3f}"
