@@ -14,12 +14,13 @@ import pytest
 from commandline import onetape, result
 from tapes import INSTRUMENTS, archive_of, market, tape
 
+from app.proof_commands import leakcheck
 from replay.datasets.build import build
 from replay.datasets.recipe import Recipe
 from replay.driver import replay
 from replay.proof.checks import Checks
 from replay.reader import ArchiveReader
-from schemas.errors import CheckFailed, SegmentTorn
+from schemas.errors import CheckFailed, SegmentTorn, UsageError
 from schemas.feature_sets import DEFAULT, load
 from schemas.units import NS_PER_S
 
@@ -90,9 +91,15 @@ def column(name: str, values: Callable[[pa.Table], Any]) -> Callable[[pa.Table],
     return lambda table: table.set_column(table.schema.get_field_index(name), name, pa.array(values(table)))
 
 
+def with_its_label(table: pa.Table) -> pa.Table:
+    """The spread made of a label; one that moves, for the mid price of this market does not."""
+    moves = np.random.default_rng(table.num_rows).standard_normal(table.num_rows)
+    return column("spread", lambda _: moves * -3 + 1)(column("forward_return_2s", lambda _: moves)(table))
+
+
 def test_a_feature_replaced_by_a_label_is_named(copied: tuple[Path, str]) -> None:
-    """Scaled, so that no value is a label's own; of the finer label, and of the coarse one."""
-    spoil(copied, column("spread", lambda table: table["forward_return_2s"].to_numpy() * -3 + 1))
+    """Scaled, so that no value is the label's own."""
+    spoil(copied, with_its_label)
     found = CHECKS.of_dataset(*copied)
     assert not found.ok
     assert found.leaking == ["spread"]
@@ -144,11 +151,14 @@ def test_the_command_checks_archives_and_datasets(copied: tuple[Path, str], arch
     leaked = onetape("leakcheck", "--archive", archive.path, "--control", "--cuts", "3", "--json")
     assert leaked.returncode == 1
     assert json.loads(leaked.stdout)["leaking"] == [SET.features[0]]
-    spoil(copied, column("spread", lambda table: table["forward_return_2s"]))
+    spoil(copied, with_its_label)
     spoiled = onetape("leakcheck", *options)
     assert spoiled.returncode == 1
     assert "leaking: spread" in spoiled.stdout
-    for wrong in ([], ["--dataset", dataset_id, "--datasets", str(datasets), "--feature-set", DEFAULT]):
-        refused = onetape("leakcheck", *wrong)
-        assert refused.returncode == 2
-        assert "Action:" in refused.stderr
+
+
+def test_an_archive_or_a_dataset_has_to_be_named(built: tuple[Path, str]) -> None:
+    with pytest.raises(UsageError, match="nothing is named"):
+        leakcheck()
+    with pytest.raises(UsageError, match="its own feature set"):
+        leakcheck(dataset=built[1], datasets=built[0], feature_set=DEFAULT)

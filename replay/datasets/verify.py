@@ -42,7 +42,7 @@ def verify(
     """
     manifest, told = load_manifest(datasets, dataset_id), told or _silent
     recipe = recipe_of(manifest)
-    feature_set = _same_definition(manifest, recipe)
+    feature_set = same_definition(manifest, recipe)
     archive = archive or ArchiveReader(Path(manifest["archive"]))
     used = manifest["inputs"]
     check_inputs(archive, used)
@@ -86,7 +86,8 @@ def check_inputs(archive: ArchiveReader, used: Sequence[Mapping[str, Any]]) -> N
             )  # fmt: skip
 
 
-def _same_definition(manifest: Mapping[str, Any], recipe: Recipe) -> FeatureSet:
+def same_definition(manifest: Mapping[str, Any], recipe: Recipe) -> FeatureSet:
+    """The feature set that a dataset was built with. Errors: CheckFailed where its definition has changed."""
     feature_set = load(recipe.feature_set)
     if (feature_set.id, feature_set.digest()) != (manifest["feature_set"], manifest["feature_set_digest"]):
         raise CheckFailed(
