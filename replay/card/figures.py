@@ -23,6 +23,8 @@ from schemas.units import NS_PER_S
 MISSING_MAX = 30
 INSTRUMENTS_MAX = 40
 FOLDS_MAX = 40
+TITLE_LETTERS = 42
+"""As many fit above a small figure."""
 _ABOVE = 20
 """Points that a title keeps clear above its axes."""
 _SHADES = {-1: "#cc4c4c", 0: "#8a8f98", 1: "#1aa37a"}
@@ -36,7 +38,7 @@ def duration(ns: int) -> str:
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         if ns >= size * NS_PER_S and not ns % (size * NS_PER_S):
             return f"{ns // (size * NS_PER_S):,} {unit}"
-    return f"{ns / 1e6:,.10g} ms"
+    return f"{ns / 1e6:,.4g} ms"
 
 
 def colour(groups: Sequence[str], place: int) -> str:
@@ -61,7 +63,7 @@ def label(summary: Summary, groups: Sequence[str], name: str) -> str:
         axes.locator_params(nbins=5)
         _legend(axes)
         percent(axes.yaxis)
-    axes.set_title(name, pad=_ABOVE)
+    _title(axes, name)
     return svg(drawn, f"{name} by {', '.join(groups)}")
 
 
@@ -87,7 +89,7 @@ def label_by_fold(summary: Summary, folds: Sequence[str], name: str) -> str:
         axes.set_xlabel("fold")
         axes.set_ylabel("mean ± 1 sd")
         _legend(axes)
-    axes.set_title(f"{name}, by fold", pad=_ABOVE)
+    _title(axes, f"{name}, by fold")
     return svg(drawn, f"{name} by fold")
 
 
@@ -108,6 +110,11 @@ def _stacked(axes: Axes, names: list[str], counts: NDArray[np.int64]) -> None:
     axes.tick_params(axis="y", length=0)
     percent(axes.xaxis)
     _legend(axes)
+
+
+def _title(axes: Axes, text: str) -> None:
+    """Above the legend; a long one in smaller letters."""
+    axes.set_title(text, pad=_ABOVE, fontsize=min(9.0, 9.0 * TITLE_LETTERS / len(text)))
 
 
 def _legend(axes: Axes) -> None:

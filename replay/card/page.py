@@ -89,7 +89,8 @@ def _head(summary: Summary, manifest: Mapping[str, Any]) -> str:
         )
     parts += ['<div class="tiles">', tile("Rows", f"{rows:,}", f"{instruments:,} instruments")]
     parts.append(tile("Features", f"{summary.features:,}", str(manifest["feature_set"])))
-    parts.append(tile("Labels", f"{len(summary.labels):,}", ", ".join(summary.labels)))
+    more = f" and {len(summary.labels) - 1} more" if len(summary.labels) > 1 else ""
+    parts.append(tile("Labels", f"{len(summary.labels):,}", f"{summary.labels[0]}{more}"))
     return "".join([*parts, *proofs.tiles(manifest), "</div></header>"])
 
 
@@ -110,7 +111,11 @@ def _splits(rows: Rows, summary: Summary, manifest: Mapping[str, Any]) -> Iterat
         ]  # fmt: skip
         yield markup.table(["split", "rows", "share", "first T", "last T"], spans)
         return
-    names = [name for name in ("train", "validation", "test", "purged", "embargoed") if name in manifest["folds"][0]]
+    names = [
+        name
+        for name in ("train", "validation", "test", "purged", "embargoed")
+        if any(fold[name] for fold in manifest["folds"])
+    ]
     yield markup.table(
         ["fold", *names], [[fold["name"], *(fold[name] for name in names)] for fold in manifest["folds"]]
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from replay.card.figures import duration
-from replay.card.markup import Html, bar, code, facts, paragraph, side_by_side, table, tile
+from replay.card.markup import Html, bar, code, facts, paragraph, share, side_by_side, table, tile
 
 WORST = 10
 _DIFFERENT = ("mismatch", "missing", "extra", "conflicting")
@@ -55,7 +55,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if control:
         caught = f"caught in {control['found']:,} of {control['windows']:,} windows"
         verdict = caught if control["caught"] else f"{caught}: THE CHECK IS BLIND"
-        rows["control"] = Html(f"{code(control['feature'])}, which looks ahead on purpose: {verdict}")
+        rows["control"] = Html(f"{code(control['feature'])}, made to look ahead on purpose: {verdict}")
     if parity:
         told = [f"{name} {parity[name]:,}" for name in ("compared", *_DIFFERENT, "pending") if name in parity]
         rows["parity"] = ", ".join(told)
@@ -85,19 +85,18 @@ def _look_ahead(manifest: Mapping[str, Any]) -> str:
     delays = ahead.get("delay_ns") or {}
     if delays.get("least") is not None:
         text += f"Records came {duration(delays['least'])} to {duration(delays['most'])} behind the venue's time. "
-    lines = [(code(name), bar(value), bar(aligned)) for name, value, aligned in changed[:WORST]]
+    lines = [(code(name), share(value), bar(aligned)) for name, value, aligned in changed[:WORST]]
     return paragraph(text) + table(["feature", "rows that change", "clocks aligned"], lines)
 
 
 def _shift(manifest: Mapping[str, Any]) -> str:
     shift = manifest.get("shift") or {}
-    if not shift.get("worst"):
+    if not shift:
         return ""
     about = paragraph(
-        f"Shift test on {shift['rows']:,} rows: rank correlation of a feature with a label, and of the feature one "
-        "label reach earlier. One that has seen the label agrees with it, and loses that when it is shifted. Leaking: "
-        f"{', '.join(shift['leaking']) or 'none'}."
+        "Shift test: rank correlation of a feature with the label that it agrees most with, and of the feature one "
+        "label reach earlier. One that has seen the label agrees with it fully, and loses that when it is shifted."
     )
-    worst = sorted(shift["worst"].items(), key=lambda pair: (pair[0] not in shift["leaking"], -abs(pair[1][0] or 0)))
-    lines = [(code(name), code(label), now, earlier) for name, (now, earlier, label) in worst]
+    worst = sorted(shift.items(), key=lambda pair: (-abs(pair[1][0] or 0.0), pair[0]))
+    lines = [(code(name), code(label), now, earlier) for name, (now, earlier, label) in worst[:WORST]]
     return about + table(["feature", "label", "at T", "shifted"], lines, {0: "text", 1: "text"})
