@@ -32,7 +32,7 @@ DATASETS = Path("datasets")
 LABEL = "forward_return_5s"
 SPLIT = "train=0.7,validation=0.15,test=0.15"
 
-dataset = group("Datasets: build, verify, list, show.")
+dataset = group("Datasets: build, verify, evaluate, list, show.")
 
 
 @dataset.command()
