@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 from dataset_folders import FEATURES, LABELS, table, write
 from typer.testing import CliRunner
 
 from app.cli import cli
+from replay.datasets.files import schema_of
 from replay.evaluation import metrics, returns
 from schemas.feature_sets import DEFAULT, load
+from schemas.labels import parse
 from schemas.vectors import table_schema
 
 PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -92,3 +96,13 @@ def test_columns_and_metrics_are_those_there_are() -> None:
     table_of_returns = PAGE.partition("| return |")[2]
     told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table_of_returns, re.MULTILINE))))
     assert told == {*returns.NAMES, "books"}
+
+
+@pytest.mark.parametrize("folds", [[], ["fold_0"]])
+def test_the_datasets_of_these_tests_have_the_columns_of_real_ones(folder: Path, folds: list[str]) -> None:
+    feature_set = replace(load(DEFAULT), features=FEATURES, policies={})
+    expected = schema_of(feature_set, [parse(label) for label in LABELS], folds)
+    if folds:
+        write(folder, table(), kind="k_fold", folds=1)
+    found = pq.read_schema(folder / ("rows.parquet" if folds else "test.parquet"))
+    assert {field.name: str(field.type) for field in found} == {field.name: str(field.type) for field in expected}
