@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Condition, Lock, Thread
 
 import numpy as np
@@ -57,7 +57,8 @@ def run(
         owns = shares.owns(thread)
         states = _Part(epochs, {key: blob for key, blob in (blobs or {}).items() if owns(key)})
         try:
-            asyncio.run(agent(feed(line.batches(thread)), states, collectors[thread], [feature_set], owns=owns))
+            stretches = states.over(line.batches(thread))
+            asyncio.run(agent(feed(stretches), states, collectors[thread], [feature_set], owns=owns))
         except BaseException as error:
             line.stop(error)
 
@@ -193,13 +194,22 @@ class _Part:
 
     epochs: _Epochs
     blobs: dict[str, bytes]
-    saves: int = 0
+    ended: int = 0
+    saved: dict[str, bytes] = field(default_factory=dict)
 
     def load(self, partition: int) -> dict[str, bytes]:
         """Those the replay starts from."""
         return self.blobs
 
     def save(self, partition: int, blobs: Mapping[str, bytes]) -> None:
-        """Hand over those of an epoch."""
-        self.epochs.add(self.saves, blobs)
-        self.saves += 1
+        """Keep those of an epoch; a thread without a symbol that was touched saves none."""
+        self.saved.update(blobs)
+
+    def over(self, stretches: Iterator[tuple[Columns, bool]]) -> Iterator[tuple[Columns, bool]]:
+        """The batches; once the agent asks for more after the end of an epoch, its part of that epoch is saved."""
+        for columns, ends_epoch in stretches:
+            yield columns, ends_epoch
+            if ends_epoch:
+                saved, self.saved = self.saved, {}
+                self.epochs.add(self.ended, saved)
+                self.ended += 1

@@ -93,6 +93,37 @@ def test_every_checkpoint_of_a_faulty_stream(
         assert from_there(archive, feature_set, each.tick).starts.get(0, -1) < each.offset
 
 
+def test_as_many_are_laid_by_more_threads_than_symbols(tmp_path: Path) -> None:
+    """A thread without a symbol ends its epochs like any other; so does a partition of Ticks."""
+    columns = tape(market(63, 900, 6, INSTRUMENTS[:1]), 2)
+    found = []
+    for threads in (1, 4):
+        path = archive_of(tmp_path / f"{threads}", columns)
+        assert lay(ArchiveReader(path), SET, EVERY_NS, threads=threads).laid == 12
+        found.append(laid(path))
+    assert found[0] == found[1]
+    assert {each.symbols for each in found[0]} == {0, 1}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_symbol_that_comes_late_has_states_of_its_own_offsets(tmp_path: Path, threads: int) -> None:
+    """Its partition has passed three distances by then, with nothing to save."""
+    late = [event for event in market(64, 1500, 9, INSTRUMENTS[1:2]) if event.kind.name in ("INSTRUMENT", "SNAPSHOT")]
+    moved = [event._replace(ts_recv=event.ts_recv + 3 * NS_PER_S) for event in late]
+    rest = [each for each in market(64, 1500, 9, INSTRUMENTS[1:2])[len(late) :] if each.ts_recv > moved[-1].ts_recv]
+    early = market(65, 900, 9, INSTRUMENTS[:1])
+    events = sorted([*early, *moved, *rest], key=lambda event: event.ts_recv)
+    archive = ArchiveReader(archive_of(tmp_path / "archive", tape(events)))
+    whole = replay(archive, SET).vectors
+    lay(archive, SET, EVERY_NS, threads=threads)
+    assert len({each.offset for each in laid(archive.path)}) > 8
+    for second in range(1, 10):
+        from_ns = int(whole.time.min()) + second * NS_PER_S
+        got = from_there(archive, SET, from_ns)
+        assert got.starts
+        assert same(got.vectors, whole.select(whole.time >= from_ns))
+
+
 def test_every_partition_has_its_own(path: Path) -> None:
     archive = ArchiveReader(path)
     whole = replay(archive, SET)
