@@ -115,8 +115,7 @@ def replay(
             if threads == 1:
                 parts.append(run(wanted, feature_set, MemoryStates(blobs), agent=agent))
             else:
-                marked = ((each, False) for each in wanted)
-                parts.append(parallel.run(marked, feature_set, threads, blobs=blobs, agent=agent))
+                parts.append(parallel.run(marked(wanted, False), feature_set, threads, blobs=blobs, agent=agent))
     vectors = (Vectors.concat(parts) if parts else Vectors.empty(feature_set)).sorted()
     if from_ns is not None:
         vectors = vectors.select(vectors.time >= from_ns)
@@ -136,11 +135,11 @@ def run(
 ) -> Vectors:  # fmt: skip
     """Run the agent over batches of one partition, from the given states; `saves` leaves the new states in them."""
     collector = Collector()
-    asyncio.run(agent(feed(_stretches(batches, saves)), states, collector, [feature_set]))
+    asyncio.run(agent(feed(marked(batches, saves)), states, collector, [feature_set]))
     return collector.vectors(feature_set)
 
 
-def _stretches(batches: Iterable[Columns], saves: bool) -> Iterator[tuple[Columns, bool]]:
+def marked(batches: Iterable[Columns], saves: bool) -> Iterator[tuple[Columns, bool]]:
     """The batches, and where states shall be saved an empty one that ends the only epoch."""
     last: Columns | None = None
     for last in batches:

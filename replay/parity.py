@@ -2,6 +2,7 @@
 
 Input: an archive with the tape and the features topic.
 Output: `Parity` of one feature set: counts and the first differences by instrument, T and column; `in_sum` of several.
+State: a part of the tape, its replayed and its live vectors, both as bounded as the tape's instruments let them be.
 Errors: UsageError where the archive holds no live vectors of a feature set; those of `replay.reader`.
 
 The archived tape decides which vectors must exist: every one that a replay of it gives.
@@ -18,20 +19,30 @@ last archived tape offset of its partition, are `pending` instead of missing or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.driver import Progress, Replayed, replay
-from replay.reader import ArchiveReader, VectorsRead, no_vectors
+from replay import parallel
+from replay.driver import Counter, Progress, Replayed, marked, replay, run
+from replay.ports import MemoryStates
+from replay.reader import ArchiveReader, VectorsRead, no_vectors, once
+from replay.segments import Segment
+from schemas.columns import Columns
+from schemas.events import Kind
 from schemas.feature_sets import FeatureSet
+from schemas.limits import TS_MAX_NS
+from schemas.units import NS_PER_MS
 from schemas.vectors import Vectors
 
 COUNTS = ("compared", "mismatch", "missing", "extra", "conflicting", "pending", "repeats")
 HEAD = ("partition", "as_of_offset", "ts_available", "book_epoch", "quality")
 DIFFERENCES_MAX = 20
+PART_RECORDS, PART_NUMBERS = 8_000_000, 24_000_000
+"""Bounds of what is replayed at a time: records of the tape, and numbers in its vectors (192 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +137,95 @@ def parity(
     replayed: Replayed | None = None,
     progress: Progress | None = None,
 ) -> Parity:
-    """Compare; `replayed` saves the replay where the caller has the whole one already."""
+    """Compare, a bounded part of the tape at a time.
+
+    What is in flight is judged by the whole, and so is what the caller has replayed already.
+    """
+    if not in_flight and replayed is None:
+        return _in_parts(archive, feature_set, batch_size, threads, progress)
     live = archive.vectors(feature_set)
     if replayed is None:
         replayed = replay(archive, feature_set, batch_size=batch_size, threads=threads, progress=progress)
     ends = {partition: archive.segments(partition)[-1].last_offset for partition in archive.partitions()}
     return compare(live, replayed.vectors, ends if in_flight else None)
+
+
+def _in_parts(
+    archive: ArchiveReader, feature_set: FeatureSet, batch_size: int | None, threads: int, progress: Progress | None
+) -> Parity:
+    """Each partition's instruments part by part, then the live vectors of instruments that the tape does not have."""
+    archive.check_vectors(feature_set)
+    tape = {partition: archive.segments(partition) for partition in archive.partitions()}
+    topic = feature_set.topic
+    live = [segment for partition in archive.partitions(topic) for segment in archive.segments(partition, topic)]
+    counter = Counter(sum(segment.rows for segments in tape.values() for segment in segments), progress)
+    found: list[Parity] = []
+    strangers = {key for segment in live for key in segment.keys}
+    for partition, segments in tape.items():
+        keys = {key for segment in segments for key in segment.keys}
+        strangers -= keys
+        after_ns = -1
+        with closing(archive.batches(partition, batch_size)) as batches:
+            parts = _Parts(feature_set, threads, len(keys))
+            for vectors, last_ns in parts.replayed(counter.over(batches)):
+                found.append(compare(_live(archive, feature_set, live, keys, after_ns, last_ns), vectors))
+                after_ns = last_ns
+    nothing = Vectors.empty(feature_set)
+    found.append(compare(_live(archive, feature_set, live, strangers, -1, TS_MAX_NS), nothing))
+    whole = total(found)
+    return replace(whole, differences=whole.differences[: 3 * DIFFERENCES_MAX])
+
+
+def _live(
+    archive: ArchiveReader, feature_set: FeatureSet, segments: Sequence[Segment], keys: set[str], after: int, last: int
+) -> VectorsRead:
+    """The live vectors of some instruments with `after < T <= last`."""
+    parts = [
+        archive.vectors_between(feature_set, segment, sorted(keys), after, last) for segment in segments
+        if segment.last_ts > after and segment.first_ts <= last and not keys.isdisjoint(segment.keys)
+    ]  # fmt: skip
+    return once(Vectors.concat(parts) if parts else Vectors.empty(feature_set))
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A partition's replay in parts: each goes on from the states that the one before has left."""
+
+    feature_set: FeatureSet
+    threads: int
+    symbols: int
+    states: MemoryStates = field(default_factory=MemoryStates)
+    last_ns: int = -1
+    is_full: bool = True
+
+    def replayed(self, batches: Iterator[Columns]) -> Iterator[tuple[Vectors, int]]:
+        """The vectors of each part, and the time of its last Tick; of the last part, the end of time."""
+        while self.is_full:
+            self.is_full = False
+            part = self._part(batches)
+            if self.threads == 1:
+                vectors = run(part, self.feature_set, self.states, saves=True)
+            else:
+                blobs = self.states.load(0)
+                vectors = parallel.run(
+                    marked(part, True), self.feature_set, self.threads, blobs=blobs, saved=self.states.blobs.update
+                )
+            yield vectors, self.last_ns if self.is_full else TS_MAX_NS
+
+    def _part(self, batches: Iterator[Columns]) -> Iterator[Columns]:
+        """Batches until there are enough records, or about enough vectors."""
+        width = self.symbols * (len(self.feature_set.features) + len(HEAD))
+        records = numbers = 0
+        for columns in batches:
+            ticks = np.flatnonzero(columns.kind == Kind.TICK)
+            times = columns.body[columns.start[ticks]]
+            records += len(columns)
+            numbers += width * int((times % (self.feature_set.cadence_ms * NS_PER_MS) == 0).sum())
+            self.last_ns = int(np.max(times, initial=self.last_ns))
+            self.is_full = records >= PART_RECORDS or numbers >= PART_NUMBERS
+            yield columns
+            if self.is_full:
+                return
 
 
 def compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,30 @@ def test_one_flipped_bit_is_named(path: Path, column: str) -> None:
     assert (difference.instrument, difference.time) == (vectors.instruments()[row], int(vectors.time[row]))
     assert difference.column == column
     assert difference.live != difference.replayed
+
+
+@pytest.mark.parametrize("records", [1, 90, 10**9])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_in_parts_it_is_the_same(path: Path, monkeypatch: pytest.MonkeyPatch, records: int, threads: int) -> None:
+    """Whatever is wrong, and wherever a part of the tape ends: counts and findings are those of the whole at once."""
+    vectors = emitted(path)
+    vectors.values[[3, 11], 0] = 5.0
+    stranger = replace(vectors.select(np.array([4, 9])), keys=["X:Y"] * len(vectors.keys))
+    later = replace(vectors.select(np.array([6])), time=vectors.time[[6]] + 10**12)
+    again = vectors.select(np.array([0, 1]))
+    again.values[1, 0] = -1.0
+    for part in (vectors.select(np.delete(np.arange(len(vectors)), [5, 8])), stranger, later, again):
+        archive_live(path, part)
+    archive = ArchiveReader(path)
+    whole = parity(archive, SET, replayed=replay(archive, SET))
+    monkeypatch.setattr("replay.parity.PART_RECORDS", records)
+    seen: list[tuple[int, int]] = []
+    parts = parity(archive, SET, threads=threads, batch_size=40, progress=lambda *done: seen.append(done))
+    assert counts(whole) == (2, 2, 3, 1)
+    assert (counts(parts), parts.compared, parts.repeats) == (counts(whole), whole.compared, whole.repeats)
+    assert set(parts.differences) == set(whole.differences)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
 
 
 def test_a_null_is_not_a_number(path: Path) -> None:
