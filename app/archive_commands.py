@@ -1,4 +1,4 @@
-"""Commands that make and check archives: `import`, `archive audit`, `archive checkpoint`.
+"""Commands that make, check and thin archives: `import`, `archive audit`, `checkpoint`, `retain`, `restore`.
 
 Errors: those of the importer and the archive; a check that failed ends with exit code 1.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import Archive, FeatureSetSpec, Json, Threads, duration, group, show_checked, thread_count
+from app.options import Archive, FeatureSetSpec, Json, Threads, duration, group, show_checked, thread_count, to_ns
 from app.report import Report, facts, shares, utc
 from schemas.errors import CheckFailed, UsageError
 from schemas.feature_sets import DEFAULT
@@ -71,13 +71,19 @@ def import_(
 
 
 @archives.command()
-def audit(archive: Archive, as_json: Json = False) -> None:
+def audit(
+    archive: Archive,
+    with_location: Annotated[
+        bool, typer.Option("--with-location", help="Read the segments that were moved away, too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Prove that every offset is there exactly once and every file is what was written; exit 1 if not."""
     from replay.audit import audit as run
 
     report = Report(as_json)
     with report.step(f"Auditing {archive}"):
-        found = run(archive)
+        found = run(archive, with_places=with_location)
     payload = found.json()
     report.result(
         payload, lambda console: show_checked(console, "Audit", payload, "holes", "doubles", "torn", "unpublished")
@@ -112,3 +118,50 @@ def checkpoint(
     told = f"behind the newest ({newest}); before it none was laid, whatever --every is"
     shown = payload | ({"continued": told} if newest else {})
     report.result(payload, lambda console: show_checked(console, "Checkpoints", shown))
+
+
+@archives.command()
+def retain(
+    archive: Archive,
+    keep: Annotated[str, typer.Option("--keep", help="How long, back from the newest Tick: s, m, h or d.")] = "90d",
+    to: Annotated[str | None, typer.Option("--to", metavar="DIR|URI", help="Where to: a folder, s3://..., ...")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them for good, where there is no --to.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move segments whose records are all older than --keep to another place."""
+    from replay.places import open_place
+    from replay.retention import retain as run
+
+    if to is not None and delete:
+        raise UsageError(
+            "--to and --delete at once", expected="one of them", was="both", action="leave one of them out"
+        )
+    report = Report(as_json)
+    with report.step(f"Retaining {keep} of {archive}") as advance:
+        done = run(
+            archive, duration(keep, "--keep"), None if to is None else open_place(to), deletes=delete,
+            is_dry_run=dry_run, progress=shares(advance),
+        )  # fmt: skip
+    payload = done.json()
+    shown = payload | {"before_ns": utc(done.before_ns), "place": done.place or ("deleted" if delete else "nowhere")}
+    report.result(payload, lambda console: show_checked(console, "Retained", shown, "segments"))
+
+
+@archives.command()
+def restore(
+    archive: Archive,
+    from_: Annotated[str | None, typer.Option("--from", help="First time: ISO 8601 (UTC) or ns.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End, exclusive: ISO 8601 (UTC) or ns.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring back segments that were moved away; exit 1 if some of them were deleted."""
+    from replay.retention import restore as run
+
+    report = Report(as_json)
+    with report.step(f"Restoring {archive}") as advance:
+        done = run(archive, to_ns(from_, "--from"), to_ns(to, "--to"), progress=shares(advance))
+    payload = done.json()
+    report.result(payload, lambda console: show_checked(console, "Restored", payload, "segments", "deleted"))
+    if done.deleted:
+        raise typer.Exit(CheckFailed.exit_code)

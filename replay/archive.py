@@ -33,12 +33,12 @@ from replay.folder import (
     PENDING,
     Head,
     checked_head,
-    hidden_segments,
     refuse_other_content,
     sweep,
     topics,
 )
 from replay.publication import STAGING, disk_errors, locked, new_folder
+from replay.reader import ArchiveReader
 from replay.rows import LetterRows, Rows, TapeRows, VectorRows
 from replay.segments import Segment
 from schemas.codec import DeadLetter
@@ -254,9 +254,10 @@ def _commit(path: Path, staging: Path) -> None:
 
 def _last_offsets(path: Path) -> dict[tuple[str, int], int]:
     last: dict[tuple[str, int], int] = {}
+    archive = ArchiveReader(path)
     for topic, partitions in topics(path).items():
         for partition in partitions:
-            published = files.scan(path, topic, partition, hidden_segments(path))
+            published = archive.segments(partition, topic)
             if published:
                 last[topic, partition] = published[-1].last_offset
     return last

@@ -205,10 +205,10 @@ class Checkpoints:
         return blobs if len(blobs) == about.symbols else "torn"
 
     def chain(self, partition: int, offset: int) -> str:
-        """Hash of all segments up to the one that holds an offset; empty where none does."""
+        """Hash of all segments, here and moved away, up to the one that holds an offset; empty where none does."""
         if partition not in self._chains:
             digest, lasts, chains = "", list[int](), [""]
-            for segment in self.archive.segments(partition):
+            for segment in self.archive.links(partition):
                 lasts.append(segment.last_offset)
                 digest = json_digest([digest, segment.label(), segment.sha256])
                 chains.append(digest)

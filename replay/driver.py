@@ -199,10 +199,10 @@ def write(replayed: Replayed, archive: ArchiveReader, out: Path) -> dict[str, An
 
 
 def inputs(archive: ArchiveReader) -> list[dict[str, Any]]:
-    """The tape segments of an archive with their offsets and hashes."""
+    """The tape segments of an archive, here and moved away, with their offsets and hashes."""
     return [
         {"file": segment.label(), "partition": segment.partition, "first_offset": segment.first_offset,
          "last_offset": segment.last_offset, "sha256": segment.sha256}
         for partition in archive.partitions(TAPE)
-        for segment in archive.segments(partition)
+        for segment in archive.links(partition)
     ]  # fmt: skip

@@ -1,7 +1,8 @@
 """The folder of an archive: what it says about itself, and how it is tidied after a kill.
 
 State: `archive.json` with the format version, the tape's partition count, each feature set's definition and the
-origin, which says whose offsets the archive's are; `pending.json` while a commit moves segments in.
+origin, which says whose offsets the archive's are; `pending.json` while a commit moves segments in; `retained.json` of
+segments that were moved away (`replay.retained`).
 Errors: ArchiveMissing, UsageError (no archive of this version, another origin, partition count or feature set).
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from replay.publication import STAGING
+from replay.retained import read_moved
 from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveMissing, OnetapeError, UsageError
 from schemas.feature_sets import FeatureSet, load
@@ -115,7 +117,12 @@ def remedy(path: Path) -> str:
 
 
 def hidden_segments(path: Path) -> frozenset[str]:
-    """Labels of segments an unfinished commit has moved in: they do not count."""
+    """Labels of segments that do not count, whatever of them lies in the folder: not yet moved in, or moved away."""
+    return pending_segments(path) | {each.label() for each in read_moved(path)}
+
+
+def pending_segments(path: Path) -> frozenset[str]:
+    """Labels of segments an unfinished commit has moved in."""
     try:
         labels = json.loads((path / PENDING).read_bytes())["segments"]
         return frozenset(label for label in labels if _PLACE.fullmatch(label))
@@ -141,9 +148,11 @@ def topics(path: Path) -> dict[str, list[int]]:
 def sweep(path: Path) -> None:
     """Remove what a killed writer left: staging, half-moved and half-written segments. Needs the lock.
 
+    What is left of segments that were moved away belongs to `replay.retention`.
+
     A Parquet file without sidecar is a killed writer's only where the sidecar lies ready beside it; else it stays.
     """
-    for label in sorted(hidden_segments(path)):
+    for label in sorted(pending_segments(path)):
         (path / label).with_suffix(".json").unlink(missing_ok=True)
         (path / label).unlink(missing_ok=True)
     (path / PENDING).unlink(missing_ok=True)

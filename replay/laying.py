@@ -72,7 +72,7 @@ def lay(
         starts = {partition: checkpoints.newest(partition) for partition in archive.partitions()}
         laid = Laid(0, 0, 0, {p: start.offset for p, start in starts.items() if start is not None}, checkpoints.ignored)
         ends = {partition: archive.segments(partition)[-1].last_offset for partition in starts}
-        firsts = {p: laid.continued.get(p, archive.segments(p)[0].first_offset - 1) + 1 for p in starts}
+        firsts = {p: laid.continued.get(p, archive.first_offset(p) - 1) + 1 for p in starts}
         counter = Counter(sum(ends[p] + 1 - firsts[p] for p in starts), progress)
         for partition, start in starts.items():
             layer = _Layer(checkpoints, partition, every_ns, start, laid)

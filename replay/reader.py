@@ -7,7 +7,7 @@ batch: while the caller computes, a thread decodes the next ones.
 Units: ts are ns UTC; offsets are Kafka offsets.
 Errors: ArchiveMissing; ArchiveHole (offsets missing or doubled); SegmentTorn (a file is not what was written: what
 is read of it is hashed and its pages' checksums are verified before its rows are given out); UsageError (an unknown
-symbol or feature set).
+symbol or feature set, or records that were moved away).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from replay import segments as files
 from replay.folder import hidden_segments, read_head, remedy, topics
 from replay.groups import Part, Places, Read, ReadCount, blocks, read_whole
 from replay.prefetch import ahead
+from replay.retained import DELETED, Moved, moved_of
 from replay.rows import GROUP_ROWS_MAX, LETTER_SCHEMA, check_columns, letters_of, vector_schema
 from replay.segments import Group, Segment
 from replay.texts import check_texts
@@ -38,7 +39,7 @@ from schemas.arrow import HEAD, from_table, kind_columns, kinds_of
 from schemas.bounds import check_numbers
 from schemas.codec import DeadLetter
 from schemas.columns import Columns, Int64
-from schemas.errors import ArchiveHole, UsageError
+from schemas.errors import ArchiveHole, CheckFailed, OnetapeError, UsageError
 from schemas.feature_sets import FeatureSet
 from schemas.topics import CLOCK_KEY, DEAD_LETTERS, REFUSED_KEY, TAPE
 from schemas.vectors import Vectors
@@ -89,16 +90,39 @@ class ArchiveReader:
     def segments(self, partition: int, topic: str = TAPE) -> list[Segment]:
         """Published segments of a partition, without hole. Errors: ArchiveHole, SegmentTorn.
 
-        Segments of an import that is being committed are hidden by `pending.json`, which may come or go meanwhile: it
-        is read between two listings, and counts when both are the same.
+        Segments of an import that is being committed are hidden by `pending.json`, and those moved away by
+        `retained.json`, which may come or go meanwhile: they are read between two listings, and count when both are the
+        same.
         """
-        listed = files.names(self.path, topic, partition)
+        listed = self._listed(topic, partition)
         while True:
-            found = files.scan(self.path, topic, partition, hidden_segments(self.path))
-            again = files.names(self.path, topic, partition)
+            error = None
+            try:
+                found = files.scan(self.path, topic, partition, hidden_segments(self.path))
+            except OnetapeError as raised:
+                error = raised
+            again = self._listed(topic, partition)
             if again == listed:
+                if error is not None:
+                    raise error
                 return found
             listed = again
+
+    def _listed(self, topic: str, partition: int) -> tuple[list[str], list[Moved]]:
+        return files.names(self.path, topic, partition), moved_of(self.path, topic, partition)
+
+    def first_offset(self, partition: int) -> int:
+        """Where a tape partition that has segments begins, be its first records here or moved away."""
+        return self.links(partition)[0].first_offset
+
+    def links(self, partition: int, topic: str = TAPE) -> list[Segment | Moved]:
+        """Segments of a partition, here and moved away, in offset order. Errors: as `segments`."""
+        moved = moved_of(self.path, topic, partition)
+        while True:
+            found, again = self.segments(partition, topic), moved_of(self.path, topic, partition)
+            if again == moved:
+                return files.chain(found, moved)
+            moved = again
 
     def symbols(self) -> list[str]:
         """Instruments on the tape, sorted."""
@@ -147,12 +171,31 @@ class ArchiveReader:
         read = _TapeRead(partition, wanted, low, high)
         parts = (
             columns
-            for segment in self.segments(partition)
-            if segment.last_offset >= low and segment.first_offset <= high
-            for columns in read.of(self.path, segment, self.decoded)
+            for segment in self._here(TAPE, partition, low, high)
+            for columns in self._still(segment, read.of(self.path, segment, self.decoded))
         )
         with closing(ahead(parts, PARTS_AHEAD) if read_ahead else parts) as decoded:
             yield from (part for part in decoded if len(part)) if batch_size is None else recut(decoded, batch_size)
+
+    def _here(self, topic: str, partition: int, low: int, high: int) -> Iterator[Segment]:
+        """Segments with offsets low..high in order. Errors: UsageError at the first of them that was moved away."""
+        links = self.links(partition, topic)
+        wanted = [link for link in links if link.last_offset >= low and link.first_offset <= high]
+        for link in wanted:
+            if isinstance(link, Moved):
+                raise _away(self.path, [each for each in wanted if isinstance(each, Moved)])
+            yield link
+
+    def _still(self, segment: Segment, read: Iterator[Part]) -> Iterator[Part]:
+        """What is read of a segment. Errors: UsageError if it was moved away since it was listed."""
+        try:
+            yield from read
+        except CheckFailed:
+            moved = moved_of(self.path, segment.topic, segment.partition)
+            away = [each for each in moved if each.label() == segment.label()]
+            if away:
+                raise _away(self.path, away) from None
+            raise
 
     def check_vectors(self, feature_set: FeatureSet) -> None:
         """Errors: UsageError where the archive has no vectors of this set, or of another definition."""
@@ -171,7 +214,8 @@ class ArchiveReader:
     ) -> Vectors:
         """Archived vectors of some instruments in one segment with `after_ns < T <= last_ns`, as they stand there."""
         read = _SomeVectors(feature_set, pa.array(sorted(instruments), pa.string()), after_ns, last_ns)
-        parts = [part for parts in blocks(self.path, segment, read, count=self.decoded) for part in parts]
+        made = self._still(segment, blocks(self.path, segment, read, count=self.decoded))
+        parts = [part for parts in made for part in parts]
         return Vectors.concat(parts) if parts else Vectors.empty(feature_set)
 
     def dead_letters(self) -> Iterator[tuple[int, int, DeadLetter]]:
@@ -190,8 +234,8 @@ class ArchiveReader:
     def _parts(self, topic: str, read: Read[Part]) -> Iterator[tuple[int, Part]]:
         """(partition, what `read` makes of each row group) of a whole topic."""
         for partition in topics(self.path).get(topic, []):
-            for segment in self.segments(partition, topic):
-                for parts in blocks(self.path, segment, read):
+            for segment in self._here(topic, partition, 0, np.iinfo(np.int64).max):
+                for parts in self._still(segment, blocks(self.path, segment, read)):
                     yield from ((partition, part) for part in parts)
 
 
@@ -271,6 +315,24 @@ class _TapeRead:
         if self.wanted is not None:
             keep &= pc.is_in(head["key"].cast(pa.string()), pa.array(sorted(self.wanted), pa.string())).to_numpy()
         return None if keep.all() else keep
+
+
+def _away(path: Path, moved: Sequence[Moved]) -> UsageError:
+    """The error of a reader that needs segments that were moved away."""
+    places = sorted({each.place for each in moved} - {DELETED})
+    named = ", ".join(each.label() for each in moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
+    first, last = min(each.first_ts for each in moved), max(each.last_ts for each in moved)
+    # Times are read to the microsecond.
+    span = f"--from {np.datetime64(first, 'ns')} --to {np.datetime64((last // 1_000 + 1) * 1_000, 'ns')}"
+    restore = f"run `onetape archive restore --archive {path} {span}`"
+    is_deleted = any(each.place == DELETED for each in moved)
+    return UsageError(
+        f"offsets {moved[0].first_offset}..{moved[-1].last_offset} of {moved[0].topic} partition {moved[0].partition} "
+        f"are no longer in {path}",
+        expected=f"segments {named}",
+        was="deleted as too old" if is_deleted else f"moved to {', '.join(places)}",
+        action="begin later, at a checkpoint behind them (--from)" + ("" if is_deleted else f", or {restore}"),
+    )  # fmt: skip
 
 
 def no_vectors(path: Path, wanted: str, was: str) -> UsageError:

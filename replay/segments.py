@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replay.folder import PENDING, remedy, topics
+from replay.retained import Moved, moved_of
 from schemas import durable
 from schemas.durable import TEMPORARY
 from schemas.errors import ArchiveHole, SegmentTorn
@@ -128,18 +129,24 @@ def publish(
 
 
 def scan(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> list[Segment]:
-    """The published segments of a partition in offset order, without a hole; `hidden` labels are left out.
+    """The published segments of a partition in offset order; `hidden` labels are left out.
 
-    Checks sidecars, names, file sizes and the chain of offsets; the files' bytes are checked when they are read.
+    Checks sidecars, names, file sizes and the chain of offsets, in which only segments that were moved away may be
+    missing; the files' bytes are checked when they are read.
     """
     segments = list(sidecars(root, topic, partition, hidden))
     for segment in segments:
         check_size(root, segment)
     for parquet in unvouched(root, topic, partition, hidden):
         raise lost(root, parquet)
-    for place in breaks(segments):
+    for place in breaks(chain(segments, moved_of(root, topic, partition))):
         raise _broken(root, place)
     return segments
+
+
+def chain(segments: Iterable[Segment], moved: Iterable[Moved]) -> list[Segment | Moved]:
+    """Segments of a partition here and elsewhere, in offset order."""
+    return sorted([*segments, *moved], key=lambda link: (link.first_offset, link.last_offset))
 
 
 def unvouched(root: Path, topic: str, partition: int, hidden: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -196,13 +203,13 @@ def names(root: Path, topic: str, partition: int) -> list[str]:
 class Break:
     """Offsets first..last that are missing before a segment, or doubled by it; `first` None: from the beginning on."""
 
-    segment: Segment
+    segment: Segment | Moved
     first: int | None
     last: int
     is_double: bool
 
 
-def breaks(segments: Iterable[Segment]) -> Iterator[Break]:
+def breaks(segments: Iterable[Segment | Moved]) -> Iterator[Break]:
     """Every place where one segment does not continue the one before it."""
     end: int | None = None
     for segment in segments:
