@@ -1,4 +1,4 @@
-"""Commands that measure: `bench engine`, `bench live`.
+"""Commands that measure: `bench engine`, `bench live`, `bench dataset`.
 
 Errors: exit code 1 where a figure is missed on a quiet machine, or where a rival and we differ.
 """
@@ -64,6 +64,26 @@ def live(
     report = Report(as_json)
     sizes = Sizes(rounds=rounds).loaded(symbols=symbols, rate=rate, seconds=duration)
     payload = bench_live(report, only=only, skip=skip, sizes=sizes, feature_set=feature_set)
+    report.result(payload, lambda console: show(console, payload))
+    if payload["missed"]:
+        raise typer.Exit(CheckFailed.exit_code)
+
+
+@bench.command()
+def dataset(
+    only: Only = None,
+    skip: Skip = None,
+    feast: Annotated[
+        str | None, typer.Option("--feast", metavar="PYTHON", help="A Python that has Feast. [default: this one]")
+    ] = None,
+    feature_set: FeatureSetSpec = DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """A symbol's month as a dataset, memory of builds, training rows against Feast and polars. Takes minutes."""
+    from app.bench.dataset import bench_dataset, show
+
+    report = Report(as_json)
+    payload = bench_dataset(report, feature_set, only=only, skip=skip, python=feast)
     report.result(payload, lambda console: show(console, payload))
     if payload["missed"]:
         raise typer.Exit(CheckFailed.exit_code)

@@ -198,7 +198,7 @@ def merged(sources: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
                 continue
             count = int(np.searchsorted(each.vectors.time, end, side="right"))
             if count:
-                parts.append(each.select(np.arange(count)))
+                parts.append(each if count == len(each) else each.select(np.arange(count)))
             waiting[i] = next(sources[i], None) if count == len(each) else each.select(np.arange(count, len(each)))
         if parts:
             yield _sorted(Rows.concat(parts)) if len(parts) > 1 else parts[0]

@@ -162,6 +162,7 @@ def _proven(tasks: Sequence[Task], engine: Engine, told: Told) -> Proof:
         told("proving", done, max(len(tasks), 1))
         done = min(done + 1, len(tasks))
 
+    tell()
     for each in engine.run(prove, tasks, tell):
         proof.add(each)
     leaks = proof.leakcheck

@@ -29,7 +29,7 @@ from replay.values.fill import Filler
 from schemas.columns import Int64
 from schemas.feature_sets import FeatureSet
 from schemas.labels import LabelSpec
-from schemas.vectors import Quality, Vectors
+from schemas.vectors import HEAD, Quality, Vectors
 
 TOUCHING = "triple_barrier"
 """The family whose interval ends at a time of the row's own."""
@@ -103,12 +103,14 @@ class Labeller:
         for chunk in chunks.read_all(self.folder):
             table = self._stored(chunk.number)
             vectors = chunks.read_vectors(self.folder, chunk.number, self.feature_set)
-            values, stays = filler.fill(vectors.keys, vectors.key, vectors.time, vectors.values)
+            values, stays = vectors.values, np.ones(len(vectors), np.bool_)
+            if not self.recipe.values.is_empty:
+                values, stays = filler.fill(vectors.keys, vectors.key, vectors.time, values)
             shape = (table.num_rows, len(self.recipe.specs))
             matrices = [table[name].combine_chunks().flatten().to_numpy().reshape(shape) for name in ("labels", "ends")]
             labelled = table["row"].to_numpy()
             rows = Rows(
-                replace(vectors, values=values).select(labelled), matrices[0], table["t0"].to_numpy(),
+                _picked(replace(vectors, values=values), labelled), matrices[0], table["t0"].to_numpy(),
                 table["t1"].to_numpy(), matrices[1],
             )  # fmt: skip
             stays = stays[labelled]
@@ -124,7 +126,7 @@ class Labeller:
     def _label(self, chunk: Chunk, ahead: _Ahead) -> None:
         """Labels of the rows that stay, each with the number of its row in the chunk."""
         recipe = self.recipe
-        vectors = chunks.read_vectors(self.folder, chunk.number, self.feature_set)
+        vectors = chunks.read_heads(self.folder, chunk.number, self.feature_set)
         keep = self._wanted(vectors)
         values = np.full((len(vectors), len(recipe.specs)), np.nan)
         t0 = vectors.time + recipe.entry_delay_ns
@@ -187,6 +189,15 @@ class _Ahead:
         prices = prices.select(np.arange(low, high))
         for rows in _by_key(prices):
             yield prices.keys[prices.key[rows[0]]], _grid(prices, rows)
+
+
+def _picked(vectors: Vectors, rows: NDArray[Any]) -> Vectors:
+    """Some rows, ascending; all between two of them are not copied."""
+    if not len(rows) or rows[-1] + 1 - rows[0] != len(rows):
+        return vectors.select(rows)
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    columns: dict[str, Any] = {name: getattr(vectors, name)[first:end] for name in ("key", *HEAD, "values")}
+    return replace(vectors, **columns)
 
 
 def _by_key(vectors: Vectors) -> Iterator[NDArray[Any]]:
