@@ -187,11 +187,10 @@ class Assembly:
 
 def merged(sources: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
     """Rows of several sources, each in order of time and instrument, in that order; every T comes whole."""
-    waiting: list[Rows | None] = [next(source, None) for source in sources]
+    waiting = [_filled(source) for source in sources]
     while any(each is not None for each in waiting):
-        # A source that has only given rows up to here may still give earlier ones than another has given.
-        ends = [int(each.vectors.time[-1]) for each in waiting if each is not None and len(each)]
-        end = min(ends, default=_NEVER)
+        # No source gives a row of a time before the last it has given; another may have rows up to there only.
+        end = min(int(each.vectors.time[-1]) for each in waiting if each is not None)
         parts: list[Rows] = []
         for i, each in enumerate(waiting):
             if each is None:
@@ -199,9 +198,13 @@ def merged(sources: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
             count = int(np.searchsorted(each.vectors.time, end, side="right"))
             if count:
                 parts.append(each if count == len(each) else each.select(np.arange(count)))
-            waiting[i] = next(sources[i], None) if count == len(each) else each.select(np.arange(count, len(each)))
-        if parts:
-            yield _sorted(Rows.concat(parts)) if len(parts) > 1 else parts[0]
+            waiting[i] = _filled(sources[i]) if count == len(each) else each.select(np.arange(count, len(each)))
+        yield _sorted(Rows.concat(parts)) if len(parts) > 1 else parts[0]
+
+
+def _filled(source: Iterator[Rows]) -> Rows | None:
+    """The next rows that are any."""
+    return next((rows for rows in source if len(rows)), None)
 
 
 def _sorted(rows: Rows) -> Rows:

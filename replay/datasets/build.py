@@ -30,12 +30,10 @@ from replay.datasets.recipe import Recipe, identify
 from replay.datasets.shares import Task, behind, run, shared
 from replay.digest import code_digest
 from replay.driver import inputs
-from replay.labels.compute import reach_ns
 from replay.labels.prices import prices_set
 from replay.parity import total
 from replay.ports import Agent
-from replay.proof.assembly import assembly as put_together
-from replay.proof.shift import shift_test
+from replay.proof.dataset import prove_rows
 from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, UsageError
@@ -77,6 +75,7 @@ def build(
         tasks = [replace(task, folder=folder / task.folder) for task in tasks]
         try:
             make(tasks, engine, told)
+            assembly = assembled(recipe, feature_set, tasks, told)
             proof = _proven(tasks, engine, told)
             manifest = {
                 "id": dataset_id,
@@ -94,7 +93,6 @@ def build(
                 "parity": total(proof.parity).json() if proof.parity else None,
                 "lookahead": proof.lookahead.json(),
             }
-            assembly = assembled(recipe, feature_set, tasks, told)
             published = _publish(datasets, manifest, assembly)
         except (CheckFailed, UsageError):
             work.forget(folder)  # the same would fail again: there is nothing to go on with
@@ -198,7 +196,7 @@ def _known(datasets: Path, dataset_id: str) -> dict[str, Any] | None:
 
 def _publish(datasets: Path, manifest: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
     """Write everything into a hidden folder and give it its name. Errors: CheckFailed."""
-    folder = datasets / manifest["id"]
+    folder, recipe = datasets / manifest["id"], assembly.recipe
     if (folder / MANIFEST).exists():
         known, found = load_manifest(datasets, manifest["id"]), assembly.write(None)
         if known["output_hash"] == found["output_hash"]:
@@ -210,29 +208,15 @@ def _publish(datasets: Path, manifest: dict[str, Any], assembly: Assembly) -> di
         )  # fmt: skip
     with new_folder(folder) as staging, disk_errors(folder):
         manifest = {**manifest, **assembly.write(staging)}
-        manifest |= _looked_at(staging, manifest, assembly)
+        rows = prove_rows(
+            staging, manifest["files"], assembly.feature_set, recipe.specs, recipe.entry_delay_ns,
+            is_by_time=recipe.split.kind == "time",
+        )  # fmt: skip
+        rows.check()
+        manifest |= rows.json()
         write_card(staging, manifest)
         files.write_json(staging / MANIFEST, manifest)
     return manifest
-
-
-def _looked_at(folder: Path, manifest: Mapping[str, Any], assembly: Assembly) -> dict[str, Any]:
-    """What the checks of the written files say. Errors: CheckFailed."""
-    recipe, feature_set = assembly.recipe, assembly.feature_set
-    paths = [folder / name for name in manifest["files"]]
-    reaches = {spec.name: reach_ns(spec, recipe.entry_delay_ns) for spec in recipe.specs}
-    rows = put_together(
-        paths, feature_set.features, reaches, recipe.entry_delay_ns, is_by_time=recipe.split.kind == "time"
-    )
-    rows.check()
-    shift = shift_test(paths, feature_set.features, reaches, feature_set.cadence_ms * NS_PER_MS)
-    if shift.leaking:
-        raise CheckFailed(
-            "the dataset is not published: features agree with a label as only the label can",
-            expected="no feature that orders the rows as a label does, unless it did so one label earlier, too",
-            was=", ".join(shift.leaking), action="correct these features, or leave them out of the feature set",
-        )  # fmt: skip
-    return {"assembly": rows.json(), "shift": shift.json()["worst"]}
 
 
 def _silent(stage: str, done: int, total: int) -> None:

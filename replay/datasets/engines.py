@@ -11,6 +11,7 @@ Tasks share nothing but the folders they name; on a cluster every machine must s
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 Done = Callable[[], None]
 """Called now and then while work is done elsewhere."""
 WAIT_S = 0.5
+CONNECT_S = 5.0
 NAMES = ("local", "ray")
 
 
@@ -99,6 +101,7 @@ class Ray:
     def _connect(self, address: str | None, parts: int | None) -> None:
         local = {"num_cpus": parts, "include_dashboard": False} if address is None else {"address": address}
         try:
+            _knock(address)
             self._ray.init(**local, configure_logging=False, log_to_driver=False)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             raise DependencyDown(
@@ -145,6 +148,13 @@ def engine_of(name: str, processes: int, address: str | None = None) -> Iterator
         yield engine
     finally:
         engine.close()
+
+
+def _knock(address: str | None) -> None:
+    """Errors: OSError soon where nobody listens; Ray itself would ask again for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
 class _Raised(NamedTuple):

@@ -100,11 +100,8 @@ def _parities(task: Task, found: Sequence[Chunk]) -> Iterator[Parity]:
 
 
 def _window(task: Task, found: Sequence[Chunk], first: int, drawn: int) -> Window | None:
-    """The window from the chunk that begins with it; None before the vectors that are kept, or without any."""
+    """The window from the chunk that begins with it; None without a vector."""
     earlier = [chunk for chunk in found if chunk.last_offset < first]
-    before_ns = earlier[-1].last_tick if earlier else 0
-    if task.first_ns is not None and before_ns < task.first_ns:
-        return None
     if earlier:
         offset, blobs = earlier[-1].last_offset, chunks.read_states(task.folder, earlier[-1].number)
     else:
@@ -120,7 +117,7 @@ def _window(task: Task, found: Sequence[Chunk], first: int, drawn: int) -> Windo
             break
     vectors = Vectors.concat(parts)
     vectors = vectors.select(vectors.as_of_offset <= last)
-    return window_of(blobs, batches, vectors, drawn)
+    return window_of(blobs, batches, vectors, drawn, task.first_ns or 0)
 
 
 def _records(task: Task, offset: int, drawn: int) -> Iterator[Columns]:

@@ -35,6 +35,8 @@ ROWS_MIN = 100
 MINORITY_MIN = 30
 """Rows that differ from the most frequent value, below which chance agrees with anything."""
 THRESHOLD = 0.99
+OF_THE_PAST = "mark_out_"
+"""A mark-out begins with the price of a trade that features know: while the market stands still, it is that price."""
 WORST = 10
 Floats = NDArray[np.float64]
 
@@ -150,7 +152,8 @@ def _agreement(feature: str, label: str, now: Floats, earlier: Floats, values: F
     ic, agreement = agree(now, values)
     ic_shifted, shifted = agree(earlier, values)
     is_leaking = abs(agreement) > threshold and not abs(shifted) > threshold
-    return Agreement(feature, label, ic, ic_shifted, is_leaking or _is_label(now, values, threshold))
+    is_leaking = is_leaking or _is_label(now, values, threshold)
+    return Agreement(feature, label, ic, ic_shifted, is_leaking and not label.startswith(OF_THE_PAST))
 
 
 def agree(left: Floats, right: Floats) -> tuple[float | None, float]:

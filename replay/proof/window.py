@@ -45,7 +45,7 @@ class Window:
     """Records of one partition up to a cut, the last offset of `batches`.
 
     `blobs` are the states before the first of them, `after` the records behind the cut, `expected` the vectors that
-    the whole tape gave for the Ticks among `batches`, all of them.
+    the whole tape gave for the Ticks among `batches`, all of them from `first_ns` on.
     """
 
     partition: int
@@ -53,6 +53,12 @@ class Window:
     batches: Sequence[Columns]
     after: Columns
     expected: Vectors
+    first_ns: int = 0
+
+    def past(self, vectors: Vectors) -> Vectors:
+        """Those of the vectors that `expected` may hold: up to the cut, from `first_ns` on."""
+        cut = self.batches[-1].offset[-1]
+        return vectors.select((vectors.as_of_offset <= cut) & (vectors.time >= self.first_ns))
 
 
 @dataclass(slots=True)
@@ -133,11 +139,10 @@ def check_on(
     report = LeakCheck(cuts=1, rows_checked=len(window.expected))
     leaking: set[str] = set()
     after: dict[str, bytes] = {}
-    cut = int(window.batches[-1].offset[-1])
     for name, batches in _futures(window, seed):
         got, states = run(batches, feature_sets, window.blobs, agent)
         after = after or states
-        leaking |= changed(window.expected, got.select(got.as_of_offset <= cut))
+        leaking |= changed(window.expected, window.past(got))
         report.variants[name] += len(window.expected)
     report.leaking = sorted(leaking)
     if controls and len(window.after) and len(window.expected):
@@ -152,10 +157,13 @@ def changed(expected: Vectors, got: Vectors) -> set[str]:
     return found | {ROW} if len(left) != len(expected) or len(left) != len(got) else found
 
 
-def window_of(blobs: Mapping[str, bytes], batches: Sequence[Columns], vectors: Vectors, drawn: int) -> Window | None:
+def window_of(
+    blobs: Mapping[str, bytes], batches: Sequence[Columns], vectors: Vectors, drawn: int, first_ns: int = 0
+) -> Window | None:
     """The window from the first of some batches to the cut for which the offset `drawn` stands; None without a vector.
 
-    `blobs` are the states before the batches, `vectors` all that the whole tape gave for the Ticks among them.
+    `blobs` are the states before the batches, `vectors` all that the whole tape gave for the Ticks among them from
+    `first_ns` on.
     """
     cut = cut_at(vectors, drawn, int(batches[-1].offset[-1]))
     if cut is None:
@@ -164,7 +172,7 @@ def window_of(blobs: Mapping[str, bytes], batches: Sequence[Columns], vectors: V
     rest = [part.slice(first, first + AFTER_ROWS) for part in batches for first in [_until(part, cut)]]
     after = Columns.concat(rest)
     expected = vectors.select((vectors.as_of_offset >= batches[0].offset[0]) & (vectors.as_of_offset <= cut))
-    return Window(kept[0].partition, blobs, kept, own(after.slice(0, min(AFTER_ROWS, len(after)))), expected)
+    return Window(kept[0].partition, blobs, kept, own(after.slice(0, min(AFTER_ROWS, len(after)))), expected, first_ns)
 
 
 def cut_at(vectors: Vectors, drawn: int, last: int) -> int | None:
@@ -196,11 +204,10 @@ def _followed(window: Window, after: Columns) -> Sequence[Columns]:
 
 def _control(window: Window, feature_sets: Sequence[FeatureSet], seed: int) -> Control:
     agent = leaky(feature_sets[0])
-    cut = int(window.batches[-1].offset[-1])
     seen, _ = run(_followed(window, window.after), feature_sets, window.blobs, agent)
-    seen = seen.select(seen.as_of_offset <= cut)
+    seen = window.past(seen)
     for _, batches in _futures(window, seed):
         got, _ = run(batches, feature_sets, window.blobs, agent)
-        if changed(seen, got.select(got.as_of_offset <= cut)) == {agent.feature}:
+        if changed(seen, window.past(got)) == {agent.feature}:
             return Control(agent.feature, 1, 1)
     return Control(agent.feature, 1, 0)

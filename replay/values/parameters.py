@@ -78,17 +78,18 @@ class Parameters:
         return np.asarray((values < self._lower) | (values > self._upper))
 
     def json(self) -> dict[str, Any]:
-        """As a manifest holds it under `values`."""
+        """As a manifest holds it under `values`; JSON objects have no order, and the features' order says something."""
         columns = {name: each.json() for name, each in zip(self.features, self.columns, strict=True)}
-        return {"policies": self.spec.json(), "columns": columns}
+        return {"policies": self.spec.json(), "features": list(self.features), "columns": columns}
 
     @staticmethod
     def of(stored: Mapping[str, Any]) -> Parameters:
         """From a manifest. Errors: KeyError, TypeError, ValueError, AttributeError for what `json` never makes."""
-        columns = {name: Fitted.of(each) for name, each in stored["columns"].items()}
-        spec = ValuesSpec.of(stored["policies"])
-        spec.policies(tuple(columns))
-        return Parameters(spec, tuple(columns), tuple(columns.values()))
+        features, spec = tuple(stored["features"]), ValuesSpec.of(stored["policies"])
+        if sorted(features) != sorted(stored["columns"]):
+            raise ValueError("other features than columns")
+        spec.policies(features)
+        return Parameters(spec, features, tuple(Fitted.of(stored["columns"][name]) for name in features))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Parameters) and self.json() == other.json()
