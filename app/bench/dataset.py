@@ -49,7 +49,7 @@ class Sizes:
     rounds: int = 5
     joined_rows: int = 200_000
     month_rows: int = 20_000_000
-    memory_rows: tuple[int, int] = (2_000_000, 6_000_000)
+    memory_rows: tuple[int, int] = (3_000_000, 8_000_000)
 
 
 class Bench:
