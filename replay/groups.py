@@ -68,6 +68,7 @@ class Places:
     def __init__(self, first: int, end: int, groups: int) -> None:
         self.first, self.end = first, end
         self.keys: Sequence[str] = ()
+        self._taken = 0
         self._seen: NDArray[np.bool_] | None = np.zeros(end - first, np.bool_) if groups > 1 else None
 
     def take(self, table: pa.Table) -> Int64:
@@ -77,14 +78,15 @@ class Places:
             if not np.array_equal(offsets, np.arange(self.first, self.end)):
                 raise OtherRows
             return offsets
-        is_within = len(offsets) > 0 and offsets.dtype == np.int64
-        if not is_within or offsets[0] < self.first or offsets[-1] >= self.end or (np.diff(offsets) <= 0).any():
+        is_sound = len(offsets) > 0 and offsets.dtype == np.int64
+        if not is_sound or offsets.min() < self.first or offsets.max() >= self.end:
             raise OtherRows
         at = offsets - self.first
-        found = {text for chunk in table["key"].chunks for text in chunk.dictionary.to_pylist()}
-        if self._seen[at].any() or not found <= set(self.keys):
-            raise OtherRows
         self._seen[at] = True
+        self._taken += len(at)
+        found = {text for chunk in table["key"].chunks for text in chunk.dictionary.to_pylist()}
+        if np.count_nonzero(self._seen) != self._taken or not found <= set(self.keys):
+            raise OtherRows
         return offsets
 
 
