@@ -28,8 +28,10 @@ from replay.history import lookup, stored
 from replay.history.answer import Answer
 from replay.history.lookup import History, get_features
 from replay.laying import lay
+from replay.places import open_place
 from replay.ports import Owns
 from replay.reader import ArchiveReader
+from replay.retention import restore, retain
 from schemas.columns import from_events
 from schemas.durable import write_json
 from schemas.errors import UsageError
@@ -359,6 +361,27 @@ def test_a_pause_between_recordings_is_passed(tmp_path: Path, monkeypatch: pytes
         assert_is(answer, emitted)
         assert {answer.status(symbol) for symbol in INSTRUMENTS} == {"stale"}
     assert_is(history.get_features(INSTRUMENTS), emitted)
+
+
+def test_records_that_were_moved_away_are_asked_for(path: Path, tmp_path: Path, whole: Vectors) -> None:
+    """What was computed of them before still answers, and so does a time behind a checkpoint; nothing else does."""
+    computed = START + 1 * NS_PER_S
+    archive = ArchiveReader(path)
+    lay(archive, SET, 2 * NS_PER_S)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "SPAN_VECTORS", 2)
+        History(archive, SET).get_features([ETH], as_of_ns=computed)
+        assert retain(path, 4 * NS_PER_S, open_place(str(tmp_path / "cold"))).segments
+        for at in (computed, START + 7 * NS_PER_S):
+            answer = History(ArchiveReader(path), SET).get_features([ETH], as_of_ns=at)
+            assert answer.status(ETH) == "fresh"
+            assert_is(answer, whole)
+        for other in INSTRUMENTS[1:]:
+            with pytest.raises(UsageError, match=r"are no longer in .*onetape archive restore"):
+                History(ArchiveReader(path), SET).get_features([other], as_of_ns=computed)
+        assert History(ArchiveReader(path), SET).get_features([ETH], as_of_ns=START - HOUR_NS).status(ETH) == "missing"
+        restore(path)
+        assert_is(History(ArchiveReader(path), SET).get_features(INSTRUMENTS, as_of_ns=computed), whole)
 
 
 def test_the_command_line_and_the_plain_function(path: Path, whole: Vectors) -> None:

@@ -4,7 +4,8 @@ Input: an archive, a feature set; instruments, feature names, a time.
 State: what `replay.history.stored` keeps beside the archive.
 Output: `Answer`: of each instrument the newest vector that was there at that time, and how fresh it was.
 Units: times in ns UTC.
-Errors: UsageError for an instrument or a feature nobody knows, with near matches; those of the archive.
+Errors: UsageError for an instrument or a feature nobody knows, with near matches, and for a time whose records were
+moved away; those of the archive.
 
 A vector that was archived live is given as it is, where it is certain that none is newer. Any other is computed from
 the tape, a span of time at once, from the nearest checkpoint on, and kept: one computation of a span however many ask
@@ -31,9 +32,11 @@ from replay.history.listing import End, Home, Listing, Tape
 from replay.history.stored import Span, StoredVectors
 from replay.ports import Agent, MemoryStates, feed
 from replay.reader import ArchiveReader, once
+from replay.retained import moved_of
 from schemas.errors import UsageError
 from schemas.events import Kind
 from schemas.feature_sets import DEFAULT, FeatureSet
+from schemas.topics import TAPE
 from schemas.units import NS_PER_MS
 from schemas.vectors import Vectors
 
@@ -149,6 +152,7 @@ class _Search:
             left = [symbol for symbol in left if symbol not in found]
             if not left:
                 return found
+        self._need_all(partition)
         if self.as_of_ns >= self.tape.first_ns:
             self.notes.append(f"{', '.join(left)}: no vector in the {SPANS_BACK} spans of the tape before that time")
         return found
@@ -156,7 +160,9 @@ class _Search:
     def _spans(self, partition: int, homes: Sequence[Home]) -> Iterator[tuple[int, int]]:
         """The span of the answer's time, then those before it that have a Tick: no other has a vector."""
         size = SPAN_VECTORS * self.feature_set.cadence_ms * NS_PER_MS
-        begun = min(home.first_ns for home in homes)
+        # Which instruments were in records that were moved away is not known here, but what was computed may be.
+        moved = moved_of(self.archive.path, TAPE, partition)
+        begun = min([home.first_ns for home in homes] + [each.first_ts for each in moved])
         at: int | None = min(self.as_of_ns, self.tape.ends[partition].last_tick_ns)
         for _ in range(SPANS_BACK):
             if at is None or at < begun:
@@ -164,6 +170,15 @@ class _Search:
             from_ns = at // size * size
             yield from_ns, from_ns + size
             at = self._last_tick(partition, from_ns)
+
+    def _need_all(self, partition: int) -> None:
+        """Say of which records nobody knows what they held. Errors: UsageError where some were moved away."""
+        moved = [each for each in moved_of(self.archive.path, TAPE, partition) if each.first_ts <= self.as_of_ns]
+        for each in moved:
+            for _ in self.archive.batches(
+                partition, symbols=(), first_offset=each.first_offset, last_offset=each.last_offset
+            ):
+                break
 
     def _last_tick(self, partition: int, before_ns: int) -> int | None:
         """The newest Tick of a partition before a time: what lies between may be a long silence."""
