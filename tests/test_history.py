@@ -7,33 +7,29 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as changed
 from pathlib import Path
 
 import numpy as np
 import pytest
+from asked import Counting, assert_is, expected
 from commandline import onetape, result
 from streams import stream
 from tapes import INSTRUMENTS, START, archive_of, market, tape
 
-from agents.features import features_agent
-from agents.ports import Batch, Emit, States
 from replay.archive import live
 from replay.checkpoints import Checkpoints
 from replay.driver import replay
 from replay.folder import IMPORT
-from replay.history import lookup, stored
+from replay.history import lookup
 from replay.history.answer import Answer
 from replay.history.lookup import History, get_features
 from replay.laying import lay
 from replay.places import open_place
-from replay.ports import Owns
 from replay.reader import ArchiveReader
 from replay.retention import restore, retain
 from schemas.columns import from_events
-from schemas.durable import write_json
 from schemas.errors import UsageError
 from schemas.events import Event, Kind
 from schemas.feature_sets import FeatureSet, Policy, load
@@ -50,35 +46,6 @@ CHOOSY = FeatureSet(
 """Emits no vector where there was no trade, and remembers."""
 HOUR_NS = 3600 * NS_PER_S
 ETH = "BINANCE_USDM:ETHUSDT"
-
-
-class Counting:
-    """The features agent, and how often it ran."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    async def __call__(
-        self, batches: AsyncIterable[Batch], states: States, emit: Emit, feature_sets: Sequence[FeatureSet], /, *,
-        owns: Owns | None = None,
-    ) -> None:  # fmt: skip
-        self.runs += 1
-        await features_agent(batches, states, emit, feature_sets, owns=owns)
-
-
-def expected(whole: Vectors, symbol: str, as_of_ns: int) -> Vectors | None:
-    """The definition: the newest of the instrument's vectors that was there at that time."""
-    named = np.array([name == symbol for name in whole.instruments()], np.bool_)
-    rows = np.flatnonzero(named & (whole.time <= as_of_ns) & (whole.ts_available <= as_of_ns))
-    return whole.select(rows[[int(np.argmax(whole.time[rows]))]]) if len(rows) else None
-
-
-def assert_is(answer: Answer, whole: Vectors) -> None:
-    for symbol in answer.symbols:
-        wanted = expected(whole, symbol, answer.as_of_ns)
-        assert (wanted is not None) == (symbol in answer.found), symbol
-        if wanted is not None:
-            assert answer.found[symbol].vector.same_bits(wanted).all(), symbol
 
 
 def archive_live(path: Path, vectors: Vectors) -> None:
@@ -235,79 +202,6 @@ def test_a_tape_that_grows_makes_no_answer_old(tmp_path: Path) -> None:
     for answer in (before, early, after, history.get_features([ETH], as_of_ns=late.as_of_ns)):
         assert_is(answer, emitted if answer is not before else replay(ArchiveReader(path), SET).vectors)
     assert agent.runs == 2
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def reseal(sidecar: Path, **other: object) -> None:
-    """Another span with a seal of its own."""
-    about = json.loads(sidecar.read_text())["stored"]
-    about = stored.Stored(**{**about, "span": stored.Span(**about["span"])})
-    write_json(sidecar, stored._sealed(changed(about, **other)))
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a flipped value": lambda sidecar: flip(sidecar.with_suffix(".parquet")),
-    "half a file": lambda sidecar: sidecar.with_suffix(".parquet").write_bytes(b"PAR1"),
-    "no file": lambda sidecar: sidecar.with_suffix(".parquet").unlink(),
-    "a flipped sidecar": flip,
-    "half a sidecar": lambda sidecar: sidecar.write_text("{"),
-    "another JSON": lambda sidecar: sidecar.write_text("[1]"),
-    "no sidecar": Path.unlink,
-    "other code": lambda sidecar: reseal(sidecar, made_by={"code": "0" * 64}),
-    "another tape": lambda sidecar: reseal(sidecar, inputs="0" * 64),
-    "another instrument": lambda sidecar: reseal(sidecar, span=stored.Span(0, "A:B", 0, HOUR_NS)),
-    "fewer rows": lambda sidecar: reseal(sidecar, rows=1),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_unfit_span_is_computed_anew(path: Path, whole: Vectors, damage: str) -> None:
-    agent = Counting()
-    archive = ArchiveReader(path)
-    History(archive, SET, agent=agent).get_features([ETH])
-    sidecars = list(path.glob("computed/*/*/*/*/vectors.json"))
-    assert len(sidecars) == agent.runs == 1
-    DAMAGES[damage](sidecars[0])
-    assert_is(History(archive, SET, agent=agent).get_features([ETH]), whole)
-    assert agent.runs == 2
-    assert_is(History(archive, SET, agent=agent).get_features([ETH]), whole)
-    assert agent.runs == 2
-
-
-def test_an_archive_that_was_imported_anew_has_none(path: Path, tmp_path: Path) -> None:
-    History(ArchiveReader(path), SET).get_features([ETH])
-    other = archive_of(tmp_path / "other", tape(market(73, 2000, 8)), segment_rows=450)
-    shutil.copytree(path / "computed", other / "computed")
-    agent = Counting()
-    answer = History(ArchiveReader(other), SET, agent=agent).get_features([ETH])
-    assert agent.runs == 1
-    assert_is(answer, replay(ArchiveReader(other), SET).vectors)
-
-
-def test_what_cannot_be_kept_is_answered(path: Path, whole: Vectors) -> None:
-    (path / "computed").write_text("in the way")
-    answer = History(ArchiveReader(path), SET).get_features(INSTRUMENTS)
-    assert_is(answer, whole)
-    assert answer.notes
-    assert all("not kept" in note for note in answer.notes)
-
-
-def test_room_is_made_by_the_oldest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "SPAN_VECTORS", 2)
-    history = History(ArchiveReader(path), SET)
-    history.get_features([ETH], as_of_ns=START + NS_PER_S)
-    size = sum(each.stat().st_size for each in path.glob("computed/*/*/*/*/vectors.parquet"))
-    monkeypatch.setattr(stored, "KEPT_BYTES", 2 * size + size // 2)
-    for seconds in range(2, 8):
-        history.get_features([ETH], as_of_ns=START + seconds * NS_PER_S)
-    kept = sorted(int(each.name) for each in path.glob("computed/*/*/*/*"))
-    assert len(kept) == 2
-    assert kept[-1] == START + 6 * NS_PER_S
 
 
 def test_how_fresh_it_was(tmp_path: Path) -> None:
