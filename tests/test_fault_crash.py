@@ -20,7 +20,7 @@ from tcp_proxy import TcpProxy
 from app.topics import delete_topics
 
 SEED = 3
-ENDS_S = 60.0
+ENDS_S = 180.0
 WORKER = 1
 
 
