@@ -10,7 +10,8 @@ archive. A build that fails publishes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from replay.datasets.catalogue import MANIFEST, load_manifest
 from replay.datasets.engines import Engine, Here
 from replay.datasets.labelled import Labeller
 from replay.datasets.proving import Proof, prove, windows_of
-from replay.datasets.recipe import Recipe, identify
+from replay.datasets.recipe import Recipe, identify, remembering
 from replay.datasets.shares import Task, behind, run, shared
 from replay.digest import code_digest
 from replay.driver import inputs
@@ -36,6 +37,7 @@ from replay.ports import Agent
 from replay.proof.dataset import prove_rows
 from replay.publication import disk_errors, new_folder
 from replay.reader import ArchiveReader
+from replay.segments import Segment
 from schemas.errors import CheckFailed, UsageError
 from schemas.feature_sets import FeatureSet, located
 from schemas.units import NS_PER_MS
@@ -61,7 +63,7 @@ def build(
     feature_set = recipe.check()
     archive.check_symbols(recipe.symbols or ())
     recipe = replace(recipe, feature_set=located(recipe.feature_set))
-    used = inputs(archive)
+    used, datasets = inputs_of(archive, recipe), datasets.resolve()
     dataset_id = identify(recipe, feature_set, used)
     told = told or _silent
     with work.turn(datasets, partial(told, "waiting for another build", 0, 1)):
@@ -73,8 +75,8 @@ def build(
         tasks = plan(archive, recipe, feature_set, used, parts=engine.parts, cuts=cuts, agent=agent)
         folder, resumed = work.begun(datasets, dataset_id, work.made_of(tasks, cuts))
         tasks = [replace(task, folder=folder / task.folder) for task in tasks]
-        try:
-            make(tasks, engine, told)
+        make(tasks, engine, told)
+        with _forgotten_if_refused(folder):
             assembly = assembled(recipe, feature_set, tasks, told)
             proof = _proven(tasks, engine, told)
             manifest = {
@@ -86,19 +88,47 @@ def build(
                 "recipe": recipe.json(),
                 "archive": str(archive.path.resolve()),
                 "inputs": used,
-                "events": sum(chunk.records for task in tasks for chunk in chunks.read_all(task.folder)),
+                "events": _records(tasks),
                 "code": {"sha256": code_digest(), **{name: version(name) for name in LIBRARIES}},
                 "look_back_ns": recipe.row_look_back_ns(feature_set),
+                "remembering": remembering(feature_set),
                 "leakcheck": proof.leakcheck.json(),
                 "parity": total(proof.parity).json() if proof.parity else None,
                 "lookahead": proof.lookahead.json(),
             }
             published = _publish(datasets, manifest, assembly)
-        except (CheckFailed, UsageError):
-            work.forget(folder)  # the same would fail again: there is nothing to go on with
-            raise
         work.forget(folder)
     return {**published, "reused": False, "resumed": resumed}
+
+
+@contextmanager
+def _forgotten_if_refused(folder: Path) -> Iterator[None]:
+    """The same would be refused again: there is nothing to go on with."""
+    try:
+        yield
+    except (CheckFailed, UsageError):
+        work.forget(folder)
+        raise
+
+
+def _records(tasks: Sequence[Task]) -> int:
+    """Records of the tape that were passed, those of all symbols, whoever of several shares has passed them."""
+    spans: dict[int, tuple[int, int]] = {}
+    for task in tasks:
+        for chunk in chunks.read_all(task.folder):
+            first, last = spans.get(task.share.partition, (chunk.first_offset, chunk.last_offset))
+            spans[task.share.partition] = (min(first, chunk.first_offset), max(last, chunk.last_offset))
+    return sum(last + 1 - first for first, last in spans.values())
+
+
+def inputs_of(archive: ArchiveReader, recipe: Recipe) -> list[dict[str, Any]]:
+    """The segments that a recipe may read: none that begins behind its span, so that an archive may grow."""
+    end_ns = None if recipe.to_ns is None else recipe.to_ns + recipe.reach_ns
+    beyond = {
+        segment.label() for partition in archive.partitions() for segment in archive.links(partition)
+        if end_ns is not None and isinstance(segment, Segment) and segment.first_ts >= end_ns
+    }  # fmt: skip
+    return [each for each in inputs(archive) if each["file"] not in beyond]
 
 
 def plan(
@@ -113,16 +143,21 @@ def plan(
 ) -> list[Task]:
     """The tasks of a build, their folders relative to a work folder."""
     ends = {each["partition"]: each["last_offset"] for each in used}
-    first_ns = None if recipe.from_ns is None else recipe.from_ns - recipe.look_back_ns
+    back_ns = max(recipe.look_back_ns, recipe.values.look_back_ns)
+    first_ns = None if recipe.from_ns is None else recipe.from_ns - back_ns
     end_ns = None if recipe.to_ns is None else recipe.to_ns + recipe.reach_ns
     windows = windows_of(archive, ends, cuts, first_ns, end_ns)
     prices = prices_set(recipe.step_ns(feature_set) // NS_PER_MS, recipe.specs)
+    shares = shared(archive, ends, recipe.symbols, parts, windows)
+    # The assembly holds a chunk of every share at once.
+    numbers_max = max(chunks.CHUNK_NUMBERS // max(1, len(shares)), chunks.CHUNK_NUMBERS_MIN)
     return [
         Task(
             archive.path.resolve(), Path(f"share-{i:04d}"), share, feature_set, prices,
-            archive.segments(share.partition)[0].first_offset, ends[share.partition], first_ns, end_ns, agent,
+            archive.segments(share.partition)[0].first_offset, ends[share.partition], first_ns, end_ns, numbers_max,
+            agent,
         )
-        for i, share in enumerate(shared(archive, ends, recipe.symbols, parts, windows))
+        for i, share in enumerate(shares)
     ]  # fmt: skip
 
 

@@ -28,21 +28,23 @@ from schemas.vectors import HEAD, Vectors
 CHUNK_RECORDS = 8_000_000
 CHUNK_NUMBERS = 24_000_000
 """Bounds of a chunk: records of the tape, and numbers in its vectors (192 MB)."""
+CHUNK_NUMBERS_MIN = 500_000
+"""Of a build with many shares, none has chunks so small that they would be nothing but files."""
 _NAMES = b"names"
 _STATES = pa.schema([pa.field("key", pa.string(), False), pa.field("state", pa.binary(), False)])
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What its `.json` says: its last offset and Tick (ns, 0 before any), and how many records and vectors it holds.
+    """What its `.json` says: its first and last offset, its last Tick (ns, 0 before any), its vectors.
 
     The states after a chunk are kept where a window of the leak check begins behind it, and behind the last one.
     """
 
     number: int
+    first_offset: int
     last_offset: int
     last_tick: int
-    records: int
     vectors: int
     is_before_window: bool
 
@@ -51,7 +53,8 @@ class Chunk:
 class Cutter:
     """Cuts the batches of a share into pieces, and says behind which a chunk ends.
 
-    `windows` are offsets that begin a chunk; `vectors_max` bounds the vectors of each.
+    `windows` are offsets that begin a chunk, whether the share has a record there or only behind; `records_max` and
+    `numbers_max` bound each chunk.
     """
 
     symbols: int
@@ -65,10 +68,10 @@ class Cutter:
 
     def pieces(self, batches: Iterable[Columns]) -> Iterator[tuple[Columns, bool, bool]]:
         """(piece, whether the chunk ends behind it, whether a window begins there)."""
-        for batch in batches:
+        for batch, following in _followed(batches):
             columns = batch
             while len(columns):
-                end, is_window = self._end(columns)
+                end, is_window = self._end(columns, following)
                 piece, columns = columns.slice(0, end), columns.slice(end, len(columns))
                 self._count(piece)
                 ends = is_window or self._is_full()
@@ -87,8 +90,8 @@ class Cutter:
         self._records += len(piece)
         self._ticks += int((piece.kind == Kind.TICK).sum())
 
-    def _end(self, columns: Columns) -> tuple[int, bool]:
-        """Rows of the next piece, and whether a window begins behind them."""
+    def _end(self, columns: Columns, following: int) -> tuple[int, bool]:
+        """Rows of the next piece, and whether a window begins behind them; `following` is the offset behind all."""
         end = min(len(columns), self.records_max - self._records)
         ticks = np.flatnonzero(columns.kind[:end] == Kind.TICK)
         left = self._ticks_max() - self._ticks
@@ -99,8 +102,20 @@ class Cutter:
         if begun:
             return int(np.searchsorted(columns.offset, min(begun))), True
         # A window that begins right behind the piece begins a chunk, too.
-        following = int(columns.offset[end]) if end < len(columns) else last + 1
+        following = int(columns.offset[end]) if end < len(columns) else following
         return end, any(last < window <= following for window in self.windows)
+
+
+def _followed(batches: Iterable[Columns]) -> Iterator[tuple[Columns, int]]:
+    """Each batch with rows, and the first offset of the next: of some symbols, offsets have gaps."""
+    waiting: Columns | None = None
+    for batch in batches:
+        if len(batch):
+            if waiting is not None:
+                yield waiting, int(batch.offset[0])
+            waiting = batch
+    if waiting is not None:
+        yield waiting, int(waiting.offset[-1]) + 1
 
 
 def write(

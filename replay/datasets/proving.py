@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from replay.datasets import chunks
 from replay.datasets.chunks import Chunk
 from replay.datasets.shares import Task, start
@@ -20,7 +22,9 @@ from replay.parity import Parity, compare
 from replay.proof.lookahead import LookAhead, look_ahead
 from replay.proof.window import AFTER_ROWS, CONTROLS, LeakCheck, Window, check, window_of
 from replay.reader import ArchiveReader, once
+from replay.segments import Segment
 from schemas.columns import Columns
+from schemas.events import Kind
 from schemas.limits import TS_MAX_NS
 from schemas.vectors import Vectors
 
@@ -49,16 +53,31 @@ def windows_of(
     """First offset and cut of each window, by partition: each cut is a fraction of the records of the span."""
     found: dict[int, list[tuple[int, int]]] = {}
     for partition, last_offset in ends.items():
-        segments = [
-            segment for segment in archive.segments(partition)
-            if segment.first_offset <= last_offset
-            and (first_ns is None or segment.last_ts >= first_ns) and (end_ns is None or segment.first_ts < end_ns)
-        ]  # fmt: skip
-        if segments:
-            first, last = segments[0].first_offset, min(segments[-1].last_offset, last_offset)
-            drawn = sorted({first + int(cut * (last + 1 - first)) for cut in cuts})
-            found[partition] = [(max(first, at + 1 - WINDOW_RECORDS), at) for at in drawn]
+        segments = [segment for segment in archive.segments(partition) if segment.first_offset <= last_offset]
+        first = _offset_at(archive, segments, first_ns, segments[0].first_offset) if segments else 0
+        end = _offset_at(archive, segments, end_ns, last_offset + 1) if segments else 0
+        if first < end:
+            drawn = sorted({first + int(cut * (end - first)) for cut in cuts})
+            found[partition] = [(max(segments[0].first_offset, at + 1 - WINDOW_RECORDS), at) for at in drawn]
     return found
+
+
+def _offset_at(archive: ArchiveReader, segments: Sequence[Segment], time_ns: int | None, default: int) -> int:
+    """Offset of the first Tick at or after a time; behind all segments where there is none, `default` for no time."""
+    if time_ns is None:
+        return default
+    within = [segment for segment in segments if segment.last_tick is not None and segment.last_tick >= time_ns]
+    for segment in within[:1]:
+        rows = archive.batches(
+            segment.partition, symbols=(), first_offset=segment.first_offset, last_offset=segment.last_offset
+        )
+        with closing(rows) as batches:
+            for columns in batches:
+                ticks = np.flatnonzero(columns.kind == Kind.TICK)
+                late = ticks[columns.body[columns.start[ticks]] >= time_ns]
+                if len(late):
+                    return int(columns.offset[late[0]])
+    return segments[-1].last_offset + 1
 
 
 def prove(task: Task) -> Proof:
@@ -82,9 +101,11 @@ def _parities(task: Task, found: Sequence[Chunk]) -> Iterator[Parity]:
     """A share's vectors and the archived live ones, a chunk at a time."""
     archive, topic = ArchiveReader(task.archive), task.feature_set.topic
     segments = [segment for partition in archive.partitions(topic) for segment in archive.segments(partition, topic)]
+    # Before the first that is here, the set was not on yet, or its vectors were moved away.
+    live_first = min((segment.first_ts for segment in segments), default=TS_MAX_NS)
     live_end = {task.share.partition: max((segment.last_ts for segment in segments), default=-1)}
     tape_end = {task.share.partition: task.last_offset}
-    after_ns = -1 if task.first_ns is None else task.first_ns - 1
+    after_ns = max(live_first, task.first_ns or 0) - 1
     for chunk in found:
         # Behind the last Tick of the tape there may be live vectors: the two topics are archived one after the other.
         is_last = chunk is found[-1] and task.end_ns is None
@@ -95,8 +116,8 @@ def _parities(task: Task, found: Sequence[Chunk]) -> Iterator[Parity]:
         ]  # fmt: skip
         live = once(Vectors.concat(parts) if parts else Vectors.empty(task.feature_set))
         vectors = chunks.read_vectors(task.folder, chunk.number, task.feature_set)
-        yield compare(live, vectors, tape_end, live_end)
-        after_ns = chunk.last_tick
+        yield compare(live, vectors.select(vectors.time > after_ns), tape_end, live_end)
+        after_ns = max(after_ns, chunk.last_tick)
 
 
 def _window(task: Task, found: Sequence[Chunk], first: int, drawn: int) -> Window | None:
@@ -128,7 +149,8 @@ def _records(task: Task, offset: int, drawn: int) -> Iterator[Columns]:
     behind = 0
     with closing(rows) as batches:
         for columns in before(batches, task.end_ns):
-            yield columns
+            if len(columns):
+                yield columns
             behind += int((columns.offset > drawn).sum())
             if behind >= AFTER_ROWS:
                 return

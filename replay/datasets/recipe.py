@@ -136,11 +136,19 @@ def identify(recipe: Recipe, feature_set: FeatureSet, used: Sequence[Mapping[str
 def look_back_ns(feature_set: FeatureSet) -> int:
     """How far before its T a vector's values look, as far as the definition bounds it.
 
-    Windows, z-scores over the last N vectors, filled and clipped values. What a book or a ticker last said has no
-    bound: it counts as the state at T.
+    Windows, z-scores and clip bounds over the last N vectors, filled values. What a book or a ticker last said has no
+    bound: it counts as the state at T. Neither have the last N known values of `remembering` columns behind a gap.
     """
     own = own_features(feature_set.own)
     return max((_column_ns(feature_set, name, own) for name in feature_set.features), default=0)
+
+
+def remembering(feature_set: FeatureSet) -> list[str]:
+    """Columns that remember their last N known values: behind a gap these lie further back than N vectors."""
+    return [
+        name for name in feature_set.features
+        if _ZSCORE.fullmatch(name) or feature_set.policies.get(name, PLAIN).clip_count
+    ]  # fmt: skip
 
 
 def _column_ns(feature_set: FeatureSet, name: str, own: Mapping[str, OwnFeature]) -> int:

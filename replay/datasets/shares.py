@@ -51,9 +51,9 @@ class Share:
 class Task:
     """A share with all that is needed to do it.
 
-    `prices` is the set of what labels are read off. Vectors are made of Ticks with `first_ns <= T < end_ns`, from the
-    states of a checkpoint before `first_ns` where there is one; the partition's records are those of
-    `first_offset` to `last_offset`.
+    `prices` is the set of what labels are read off, `numbers_max` bounds the chunks. Vectors are made of Ticks with
+    `first_ns <= T < end_ns`, from the states of a checkpoint before `first_ns` where there is one; the partition's
+    records are those of `first_offset` to `last_offset`.
     """
 
     archive: Path
@@ -65,6 +65,7 @@ class Task:
     last_offset: int
     first_ns: int | None = None
     end_ns: int | None = None
+    numbers_max: int = chunks.CHUNK_NUMBERS
     agent: Agent = features_agent
 
 
@@ -72,7 +73,7 @@ def shared(
     archive: ArchiveReader, ends: Mapping[int, int], symbols: Sequence[str] | None, parts: int,
     windows: Mapping[int, Sequence[tuple[int, int]]],
 ) -> list[Share]:  # fmt: skip
-    """At least `parts` shares where there are as many symbols; each window is of one of them, in turns."""
+    """At least `parts` shares where there are as many symbols; the windows of a partition are of each of its shares."""
     found: list[Share] = []
     groups = -(-parts // max(1, len(ends)))
     for partition, last_offset in ends.items():
@@ -83,7 +84,7 @@ def shared(
         mine = sorted(keys - {CLOCK_KEY, REFUSED_KEY} if symbols is None else keys & set(symbols))
         count = min(groups, len(mine))
         for i in range(count):
-            share = Share(partition, tuple(mine[i::count]), tuple(windows.get(partition, ())[i::count]))
+            share = Share(partition, tuple(mine[i::count]), tuple(windows.get(partition, ())))
             found.append(share)
     return found
 
@@ -155,19 +156,19 @@ class _Writer:
         cadence_ticks = self.task.prices.cadence_ms * NS_PER_MS // BASE_TICK_NS
         per_price = self.task.feature_set.cadence_ms // self.task.prices.cadence_ms
         width = 2 * len(HEAD) + len(self.task.prices.features) + len(self.task.feature_set.features) // per_price
-        return Cutter(
-            len(self.task.share.symbols), cadence_ticks, width, [first for first, _ in self.task.share.windows]
-        )
+        windows = [first for first, _ in self.task.share.windows]
+        symbols = len(self.task.share.symbols)
+        return Cutter(symbols, cadence_ticks, width, windows, numbers_max=self.task.numbers_max)
 
     async def _emit(self, vectors: Vectors) -> None:
         self._made[vectors.feature_set.id].append(vectors)
 
     def _stretches(self, pieces: Iterator[tuple[Columns, bool, bool]], offset: int) -> Iterator[tuple[Columns, bool]]:
         """The pieces; behind the end of a chunk an empty one that ends the epoch, so that every state is saved."""
-        count, last = 0, None
+        first, last = None, None
         for columns, ends, is_window in pieces:
             yield columns, False
-            count, last = count + len(columns), columns
+            first, last = int(columns.offset[0]) if first is None else first, columns
             if self.passed is not None:
                 self.passed(int(columns.offset[-1]) - offset)
             offset = int(columns.offset[-1])
@@ -175,17 +176,17 @@ class _Writer:
             self._tick = int(columns.body[columns.start[ticks[-1]]]) if len(ticks) else self._tick
             if ends:
                 yield columns.slice(len(columns), len(columns)), True
-                self._lay(columns, count, is_window)
-                count = 0
-        if count and last is not None:
+                self._lay(first, columns, is_window)
+                first = None
+        if first is not None and last is not None:
             yield last.slice(len(last), len(last)), True
-            self._lay(last, count, False)
+            self._lay(first, last, False)
 
-    def _lay(self, last: Columns, records: int, is_window: bool) -> None:
+    def _lay(self, first: int, last: Columns, is_window: bool) -> None:
         """The agent has come to the end of the chunk: everything it made is here."""
         vectors, prices = (self._taken(each) for each in (self.task.feature_set, self.task.prices))
         earlier = self.done[-1] if self.done else None
-        chunk = Chunk(len(self.done), int(last.offset[-1]), self._tick, records, len(vectors), is_window)
+        chunk = Chunk(len(self.done), first, int(last.offset[-1]), self._tick, len(vectors), is_window)
         with disk_errors(self.task.folder):
             chunks.write(self.task.folder, chunk, vectors, prices, self._states.blobs, earlier)
         self.done.append(chunk)
