@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 Datasets = Annotated[Path, typer.Option("--datasets", help="Folder that holds the datasets.")]
 DatasetId = Annotated[str, typer.Argument(help="Id of the dataset, as `onetape dataset list` shows it.")]
-Processes = Annotated[int, typer.Option("--processes", min=1, max=256, help="Symbols are shared out to so many.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", min=1, max=256, help="Symbols are shared out to so many. [default: 1; with ray, all its CPUs]"
+    ),
+]
 EngineName = Annotated[str, typer.Option("--engine", help="local (processes of this machine) or ray.")]
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Of a Ray cluster that sees the same folders. [default: one here]")
@@ -57,7 +62,7 @@ def build(
     keep_warmup: Annotated[bool, typer.Option("--keep-warmup", help="Keep rows whose windows are not full.")] = False,
     cuts: Annotated[int, typer.Option("--cuts", min=1, max=10_000, help="Cuts of the leak check.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the cuts.")] = 1,
-    processes: Processes = 1,
+    processes: Processes = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
     events: Events = None,
@@ -95,7 +100,7 @@ def verify(
     archive: Annotated[
         Path | None, typer.Option("--archive", help="In place of the archive that the manifest names.")
     ] = None,
-    processes: Processes = 1,
+    processes: Processes = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
     events: Events = None,
@@ -122,13 +127,18 @@ def list_(datasets: Datasets = DATASETS, as_json: Json = False) -> None:
     from replay.datasets.catalogue import dataset_ids, load_manifest
     from replay.datasets.work import unfinished
 
-    found = [load_manifest(datasets, each) for each in dataset_ids(datasets)]
+    report, found = Report(as_json), []
+    for dataset_id in dataset_ids(datasets):
+        try:
+            found.append(load_manifest(datasets, dataset_id))
+        except CheckFailed as error:  # the others are there all the same
+            report.say(f"  torn: {error}")
     left = unfinished(datasets)
-    rows = [[each["id"], each["rows"], ", ".join(each["labels"]), each["output_hash"][:16]] for each in found]
-    report = Report(as_json)
+    rows = [[each["id"], each["rows"], ", ".join(map(str, each["labels"])), each["output_hash"][:16]] for each in found]
     for each in left:
+        what = "verification unfinished" if each["of"] == "verify" else "unfinished"
         report.say(
-            f"  unfinished: {each['id']} ({each['size_bytes']:,} bytes): build it again, or delete {each['folder']}"
+            f"  {what}: {each['id']} ({each['size_bytes']:,} bytes): {each['of']} it again, or delete {each['folder']}"
         )
     table = grid(f"Datasets in {datasets}", ["id", "rows", "labels", "output hash"], rows)
     report.result({"datasets": found, "unfinished": left}, lambda console: console.print(table))
@@ -153,6 +163,10 @@ def _tell_missing(report: Report, recipe: Recipe, covered: dict[str, int]) -> No
 def _dataset_result(report: Report, manifest: dict[str, Any], datasets: Path) -> None:
     folder = datasets / manifest["id"]
     shown = {"id": manifest["id"], "folder": str(folder), "card": str(folder / "card.html"), "rows": manifest["rows"]}
+    if manifest.get("reused"):
+        shown["built"] = "it was there already, and is left as it is"
+    elif manifest.get("resumed"):
+        shown["built"] = "gone on with what an interrupted build had left"
     shown |= {f"{name} rows": count for name, count in manifest["splits"].items()}
     for name in ("purged", "embargoed", "unlabelled", "warmup_rows", "missing_rows"):
         shown |= {name.replace("_", " "): manifest[name]}

@@ -27,7 +27,7 @@ from replay.archive import live
 from replay.datasets import shares, work
 from replay.datasets.build import build
 from replay.datasets.chunks import Cutter
-from replay.datasets.engines import Engine, Here, Processes, engine_of
+from replay.datasets.engines import Here, Processes, engine_of
 from replay.datasets.recipe import Recipe, look_back_ns
 from replay.datasets.verify import verify
 from replay.driver import replay
@@ -112,19 +112,6 @@ def test_an_unknown_engine_and_a_cluster_that_is_not_there_are_errors() -> None:
         pass
     with pytest.raises(DependencyDown, match=r"Ray does not answer.*Action"), engine_of("ray", 1, "127.0.0.1:1"):
         pass
-
-
-def test_a_failing_task_ends_the_others(tmp_path: Path) -> None:
-    """What it raised comes home from another process as it was."""
-    engine: Engine = Processes(2)
-    with pytest.raises(UsageError, match=r"^one fails: expected a, was b\. Action: c$"):
-        engine.run(fails_on_one, [0, 1, 2], lambda: None)
-
-
-def fails_on_one(number: int) -> int:
-    if number == 1:
-        raise UsageError("one fails", expected="a", was="b", action="c")
-    return number
 
 
 KILLED = dedent("""

@@ -3,19 +3,22 @@
 Input: tasks, and the work to do with each.
 Output: what each gave, in the order of the tasks.
 Units: records of the tape.
-Errors: the first that any task raises; DependencyDown where Ray is missing or does not answer. Whatever ends the work,
-no task of it is left running here.
+Errors: the first that any task raises; DependencyDown where Ray is missing or does not answer, or a process that does
+the work dies. Whatever ends the work, SIGKILL too, no task of it is left running here.
 
 Tasks share nothing but the folders they name; on a cluster every machine must see these under the same paths.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from schemas.errors import DependencyDown, OnetapeError, UsageError
@@ -26,6 +29,8 @@ Done = Callable[[], None]
 """Called now and then while work is done elsewhere."""
 WAIT_S = 0.5
 CONNECT_S = 5.0
+SHOWN = 300
+"""Characters of another program's words that are told on."""
 NAMES = ("local", "ray")
 
 
@@ -61,8 +66,10 @@ class Processes:
         self.parts = parts
 
     def run(self, function: Callable[[Work], Result], tasks: Sequence[Work], tell: Done) -> list[Result]:
-        """All results."""
-        pool = ProcessPoolExecutor(min(self.parts, len(tasks)), get_context("spawn"))
+        """All results. Errors: those of the tasks, DependencyDown."""
+        if not tasks:
+            return []
+        pool = ProcessPoolExecutor(min(self.parts, len(tasks)), get_context("spawn"), _end_with_parent)
         try:
             futures = [pool.submit(_told, function, task) for task in tasks]
             left = set(futures)
@@ -72,9 +79,11 @@ class Processes:
                 for future in ended:
                     _heard(future.result())
             return [_heard(future.result()) for future in futures]
-        except BaseException:
+        except BaseException as error:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise _died("a process of this machine", str(error)) from None
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -110,22 +119,31 @@ class Ray:
             ) from None  # fmt: skip
 
     def run(self, function: Callable[[Work], Result], tasks: Sequence[Work], tell: Done) -> list[Result]:
-        """All results."""
+        """All results. Errors: those of the tasks, DependencyDown."""
         remote = self._ray.remote(max_retries=3)(_told)
-        asked = [remote.remote(function, task) for task in tasks]
-        left = list(asked)
+        asked: list[Any] = []
+        left: list[Any] = []
         try:
+            asked += [remote.remote(function, task) for task in tasks]
+            left = list(asked)
             while left:
                 ended, left = self._ray.wait(left, num_returns=1, timeout=WAIT_S)
                 tell()
                 for reference in ended:
                     _heard(self._ray.get(reference))
             return [_heard(self._ray.get(reference)) for reference in asked]
-        except BaseException:
+        except BaseException as error:
             for reference in left:
                 with suppress(Exception):
                     self._ray.cancel(reference, force=True)
+            if self._is_lost(error):
+                raise _died("a worker of Ray, or the connection to it", str(error)) from None
             raise
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Whether Ray itself failed; what a task raised is an error of Ray too, but of the task."""
+        errors = self._ray.exceptions
+        return isinstance(error, errors.RayError | ConnectionError) and not isinstance(error, errors.RayTaskError)
 
     def close(self) -> None:
         """End the cluster that was started here."""
@@ -134,14 +152,17 @@ class Ray:
 
 
 @contextmanager
-def engine_of(name: str, processes: int, address: str | None = None) -> Iterator[Engine]:
-    """The engine of a name, for as long as it is used. Errors: UsageError, DependencyDown."""
+def engine_of(name: str, processes: int | None = None, address: str | None = None) -> Iterator[Engine]:
+    """The engine of a name, for as long as it is used; without `processes` local is one, Ray all CPUs of the cluster.
+
+    Errors: UsageError, DependencyDown.
+    """
     if name not in NAMES:
         raise UsageError(
             f"there is no engine {name!r}", expected=" or ".join(NAMES), was=repr(name), action="choose one of them"
         )
     if name != "ray":
-        yield Here() if processes == 1 else Processes(processes)
+        yield Here() if processes is None or processes == 1 else Processes(processes)
         return
     engine = Ray(address, processes)
     try:
@@ -155,6 +176,26 @@ def _knock(address: str | None) -> None:
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), CONNECT_S).close()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: work on behind a killed build would write among that of the next one."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait_and_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait_and_end, daemon=True).start()
+
+
+def _died(who: str, was: str) -> DependencyDown:
+    return DependencyDown(
+        f"{who} was lost in the middle of a task", expected="one that lives until its task is done",
+        was=" ".join(was.split())[:SHOWN], action="where memory ran out, give fewer --processes; then run it again: it "
+        "goes on behind what is done",
+    )  # fmt: skip
 
 
 class _Raised(NamedTuple):
@@ -174,5 +215,5 @@ def _told(function: Callable[[Work], Result], task: Work) -> Result | _Raised:
 
 def _heard(told: Result | _Raised) -> Result:
     if isinstance(told, _Raised):
-        raise told.type_(told.about.pop("fact"), **told.about)
+        raise told.type_(**told.about)
     return told

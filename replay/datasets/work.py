@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from schemas import durable
 FOLDER = ".work"
 _QUEUE = "queue"
 _MADE_OF = "made_of.json"
+_VERIFIED = re.compile(r"verify-([a-z0-9_]+-\d+-[a-z0-9_]+-[0-9a-f]+)")
+"""Name of the work folder of a verification: the dataset's id is behind the first dash."""
 
 
 def made_of(tasks: Sequence[Task], cuts: Sequence[float]) -> dict[str, Any]:
@@ -78,11 +81,13 @@ def forget(folder: Path) -> None:
 
 
 def unfinished(datasets: Path) -> list[dict[str, Any]]:
-    """What killed builds have left: id, folder and bytes."""
+    """What killed builds and verifications have left: id of the dataset, `of` (build or verify), folder and bytes."""
     found = []
     for made_of in sorted((datasets / FOLDER).glob(f"*/{_MADE_OF}")):
         size = sum(path.stat().st_size for path in made_of.parent.rglob("*") if path.is_file())
-        found.append({"id": made_of.parent.name, "folder": str(made_of.parent), "size_bytes": size})
+        verified = _VERIFIED.fullmatch(made_of.parent.name)
+        about = {"id": verified[1], "of": "verify"} if verified else {"id": made_of.parent.name, "of": "build"}
+        found.append({**about, "folder": str(made_of.parent), "size_bytes": size})
     return found
 
 
