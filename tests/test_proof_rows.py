@@ -16,15 +16,17 @@ from hypothesis.extra import numpy as hnp
 from tapes import archive_of, market, tape
 
 from replay.driver import replay
-from replay.labels.forward import forward_return
+from replay.labels.compute import label
+from replay.labels.prices import PriceGrid
 from replay.proof.assembly import assembly
 from replay.proof.dataset import prove_rows
+from replay.proof.rows import times
 from replay.proof.shift import agree, mid_ranks, shift_test
 from replay.reader import ArchiveReader
 from schemas.errors import CheckFailed, SegmentTorn
 from schemas.feature_sets import DEFAULT, FeatureSet, load
 from schemas.labels import parse_all
-from schemas.units import NS_PER_S
+from schemas.units import NS_PER_MS, NS_PER_S
 
 SET = load(DEFAULT)
 LABEL, DIRECTION = "forward_return_5s", "direction_5s"
@@ -68,6 +70,14 @@ def stored(folder: Path, rows: dict[str, Any], splits: int = 1, group: int = 700
         files.append(folder / f"{i}.parquet")
         pq.write_table(table.slice(i * size, size), files[-1], row_group_size=group, write_page_checksum=True)
     return files
+
+
+@pytest.mark.parametrize("at", [[], [3], [1, 1, 2, 2, 2, 2, 2, 3, 9], [2, 2, 2, 2, 9, 9, 1, 1, 2], [9, 5, 5, 3]])
+@pytest.mark.parametrize("group", [1, 2, 3, 50])
+def test_times_are_distinct_and_ascending(tmp_path: Path, at: list[int], group: int) -> None:
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"time": pa.array(at, pa.int64())}), file, row_group_size=group, write_page_checksum=True)
+    assert times(file).tolist() == sorted(set(at))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -163,10 +173,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> ArchiveReader:
 def dataset(archive: ArchiveReader) -> pa.Table:
     """Rows with a label of two seconds, entered at once."""
     vectors = replay(archive, SET).vectors
-    label = forward_return(vectors, 2)
-    table = vectors.to_table().append_column(label.name, pa.array(label.value))
-    table = table.append_column("label_t0", pa.array(label.t0)).append_column("label_t1", pa.array(label.t1))
-    return table.append_column("triple_barrier_2s_t1", pa.array(label.t1 - NS_PER_S)).filter(pa.array(label.known))
+    (spec,) = parse_all(["forward_return_2s"])
+    mid = vectors.values[:, vectors.feature_set.features.index("mid_price")]
+    value = np.full(len(vectors), np.nan)
+    for key in range(len(vectors.keys)):
+        mine = vectors.key == key
+        grid = PriceGrid(vectors.time[mine], mid[mine])
+        step_ns = SET.cadence_ms * NS_PER_MS
+        value[mine] = label(spec, grid, grid.time, step_ns=step_ns, entry_delay_ns=0).value
+    t1 = vectors.time + 2 * NS_PER_S
+    table = vectors.to_table().append_column(spec.name, pa.array(value))
+    table = table.append_column("label_t0", pa.array(vectors.time)).append_column("label_t1", pa.array(t1))
+    return table.append_column("triple_barrier_2s_t1", pa.array(t1 - NS_PER_S)).filter(pa.array(~np.isnan(value)))
 
 
 REACHES = {"forward_return_2s": 2 * NS_PER_S, "triple_barrier_2s": 2 * NS_PER_S}

@@ -51,10 +51,17 @@ def longs(part: pa.Table, name: str) -> Int64:
 
 def times(path: Path) -> Int64:
     """The distinct times of a file's rows, ascending."""
-    distinct = np.empty(0, np.int64)
+    runs: list[Int64] = []
+    last: int | None = None
     for part in parts(path, ["time"]):
-        distinct = np.union1d(distinct, longs(part, "time"))
-    return distinct
+        time = longs(part, "time")
+        if len(time):
+            begins = np.append(time[0] != last, np.diff(time) != 0)
+            runs.append(time[begins])
+            last = int(time[-1])
+    found = np.concatenate(runs) if runs else np.empty(0, np.int64)
+    # Files that are built ascend; those that others have written may not.
+    return found if (found[1:] > found[:-1]).all() else np.unique(found)
 
 
 def instruments(part: pa.Table) -> tuple[list[str], Int64]:
