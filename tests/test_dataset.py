@@ -113,6 +113,32 @@ def test_verify_rebuilds_and_compares(archive: ArchiveReader, tmp_path: Path) ->
         verify(datasets, dataset_id)
 
 
+@pytest.mark.parametrize("split", ["train=0.7,validation=0.15,test=0.15", "walk_forward:folds=2"])
+def test_verify_finds_what_a_manifest_was_made_to_say(archive: ArchiveReader, tmp_path: Path, split: str) -> None:
+    recipe = replace(RECIPE, split=parse_split(split), values=parse_values("outliers=clip(3),normalization=zscore"))
+    dataset_id = build(archive, tmp_path, recipe, CUTS)["id"]
+    path = tmp_path / dataset_id / "manifest.json"
+    text = path.read_text()
+    assert verify(tmp_path, dataset_id)["differing"] == []
+    manifest = json.loads(text)
+    fitted = manifest["values"]["folds"]["fold_1"] if "folds" in manifest else manifest["values"]
+    fitted["columns"][SET.features[0]]["scale"] *= 1.5
+    path.write_text(json.dumps(manifest))
+    found = verify(tmp_path, dataset_id)
+    assert (found["equal"], found["differing"]) == (False, ["values"])
+    assert found["output_hash"] == found["rebuilt"] == found["stored"]
+    manifest = json.loads(text)
+    counts = ["embargoed", "missing_rows", "purged", "rows", "unlabelled", "warmup_rows"]
+    manifest |= {name: manifest[name] + 1 for name in counts}
+    ranged = "folds" if "folds" in manifest else "ranges"
+    (manifest["folds"][1]["ranges"] if "folds" in manifest else manifest["ranges"])[0][2] += 1
+    manifest["splits"].popitem()
+    del manifest["coverage"]
+    path.write_text(json.dumps(manifest))
+    found = verify(tmp_path, dataset_id)
+    assert (found["equal"], found["differing"]) == (False, sorted([*counts, ranged, "splits", "coverage"]))
+
+
 def test_verify_wants_the_same_inputs(archive: ArchiveReader, tmp_path: Path) -> None:
     dataset_id = build(archive, tmp_path / "datasets", RECIPE, CUTS)["id"]
     other = ArchiveReader(archive_of(tmp_path / "other", tape(market(52, 2500, 40))))

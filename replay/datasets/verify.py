@@ -2,13 +2,15 @@
 
 Input: a datasets folder and an id; the archive the manifest names, or another one with the same records.
 State: a work folder, for as long as it takes.
-Output: whether the three hashes are equal: the manifest's, the rebuilt one, and that of the stored files.
+Output: whether the three hashes are equal: the manifest's, the rebuilt one, and that of the stored files; and what else
+the manifest says of the rows that is not what was rebuilt.
 Errors: CheckFailed (the feature set's definition has changed), SegmentTorn (an input is another one), those of the
 archive.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,7 +37,10 @@ def verify(
     engine: Engine | None = None,
     told: Told | None = None,
 ) -> dict[str, Any]:
-    """Rebuild a dataset from its manifest and compare with what is stored: `equal`, and the three hashes.
+    """Rebuild a dataset from its manifest and compare with what is stored: `equal`, the three hashes, and `differing`.
+
+    `differing` names what the manifest tells of the rows (counts, ranges, fitted values, ...) otherwise than the
+    rebuilt rows do.
 
     `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there, and
     the feature set must be the one that was built from.
@@ -58,9 +63,10 @@ def verify(
     schema = files.schema_of(feature_set, recipe.specs, [fold["name"] for fold in rebuilt.get("folds", [])])
     stored = files.output_hash(datasets / dataset_id, schema, rebuilt["files"])
     expected = manifest["output_hash"]
-    equal = expected == rebuilt["output_hash"] == stored
+    differing = sorted(name for name, value in rebuilt.items() if _text(manifest.get(name)) != _text(value))
     return {
-        "id": dataset_id, "equal": equal, "output_hash": expected, "rebuilt": rebuilt["output_hash"], "stored": stored,
+        "id": dataset_id, "equal": not differing and expected == stored, "output_hash": expected,
+        "rebuilt": rebuilt["output_hash"], "stored": stored, "differing": differing,
     }  # fmt: skip
 
 
@@ -97,6 +103,11 @@ def same_definition(manifest: Mapping[str, Any], recipe: Recipe) -> FeatureSet:
             action=f"restore {recipe.feature_set}, or give the changed set a new version and build anew",
         )  # fmt: skip
     return feature_set
+
+
+def _text(value: Any) -> str:
+    """A part of a manifest as the JSON it is written as: 1 and 1.0 and true differ."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
