@@ -246,10 +246,21 @@ def torn(root: Path, segment: Segment, expected: str, was: str) -> SegmentTorn:
     )  # fmt: skip
 
 
+def _gone(root: Path, segment: Segment) -> ArchiveHole:
+    return ArchiveHole(
+        f"offsets {segment.first_offset}..{segment.last_offset} of {segment.topic} partition {segment.partition} "
+        "are not in the archive",
+        expected=f"the file {segment.label()}", was="only its .json sidecar", action=remedy(root),
+    )  # fmt: skip
+
+
 def check_hash(root: Path, segment: Segment) -> None:
-    """The whole file against its sidecar: any changed bit is SegmentTorn."""
+    """The whole file against its sidecar: any changed bit is SegmentTorn. Errors: ArchiveHole where it is gone."""
     check_size(root, segment)
-    found = sha256_of(segment.file(root))
+    try:
+        found = sha256_of(segment.file(root))
+    except FileNotFoundError:
+        raise _gone(root, segment) from None
     if found != segment.sha256:
         raise torn(root, segment, f"sha256 {segment.sha256[:16]}...", f"{found[:16]}...")
 
@@ -270,10 +281,16 @@ def vouched(segment: Segment, path: Path, ends: Sequence[int]) -> Segment:
 
 
 def check_bytes(root: Path, segment: Segment, first: int, end: int, digest: str) -> None:
-    """A run of the file's bytes against what the sidecar says of them: any changed bit is SegmentTorn."""
-    with segment.file(root).open("rb") as file:
-        file.seek(first)
-        found = _digest(file, end - first)
+    """A run of the file's bytes against what the sidecar says of them: any changed bit is SegmentTorn.
+
+    Errors: ArchiveHole where the file is gone, as when it is moved away while it is read.
+    """
+    try:
+        with segment.file(root).open("rb") as file:
+            file.seek(first)
+            found = _digest(file, end - first)
+    except FileNotFoundError:
+        raise _gone(root, segment) from None
     if found != digest:
         raise torn(root, segment, f"sha256 {digest[:16]}... of bytes {first}..{end - 1}", f"{found[:16]}...")
 
@@ -293,17 +310,13 @@ def check_size(root: Path, segment: Segment) -> None:
     try:
         size_bytes = segment.file(root).stat().st_size
     except FileNotFoundError:
-        raise ArchiveHole(
-            f"offsets {segment.first_offset}..{segment.last_offset} of {segment.topic} partition "
-            f"{segment.partition} are not in the archive",
-            expected=f"the file {segment.label()}", was="only its .json sidecar", action=remedy(root),
-        ) from None  # fmt: skip
+        raise _gone(root, segment) from None
     if size_bytes != segment.size_bytes:
         raise torn(root, segment, f"{segment.size_bytes} bytes", f"{size_bytes} bytes")
 
 
 def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
-    """One sidecar, checked. Errors: SegmentTorn."""
+    """One sidecar, checked. Errors: SegmentTorn; ArchiveHole where it is gone, as when it has just been moved away."""
     root, label = path.parents[2], f"topic={topic}/partition={partition}/{path.name}"
     name = _NAME.match(path.stem)
     try:
@@ -318,6 +331,11 @@ def read_sidecar(path: Path, topic: str, partition: int) -> Segment:
         blocks = tuple(tuple(Group(*group) for group in block) for block in values["blocks"])
         segment = Segment(**{**values, "keys": tuple(values["keys"]), "blocks": blocks})
         intact = seal == _seal(segment) and version == SIDECAR_VERSION
+    except FileNotFoundError:
+        raise ArchiveHole(
+            f"sidecar {label} is not in the archive", expected="a sidecar that was listed", was="none any more",
+            action=remedy(root),
+        ) from None  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError):
         name, intact = None, False
     if name is None or not intact:

@@ -6,24 +6,28 @@ import re
 import shlex
 import shutil
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cold_places import in_memory, opened, read
 from commandline import result
-from tapes import KAFKA, archive_of, market, tape
+from tapes import INSTRUMENTS, KAFKA, archive_of, market, tape
 
 from replay.archive import live
 from replay.audit import audit
 from replay.driver import inputs, replay
+from replay.groups import ReadCount
 from replay.laying import lay
 from replay.places import open_place
 from replay.reader import ArchiveReader
 from replay.retained import Moved, read_moved
 from replay.retention import restore, retain
+from replay.segments import check_bytes, check_hash, read_sidecar
 from schemas.columns import Columns, to_events
-from schemas.errors import UsageError
+from schemas.errors import ArchiveHole, UsageError
 from schemas.feature_sets import load
 from schemas.topics import TAPE
 from schemas.units import NS_PER_S
@@ -134,6 +138,39 @@ def test_readers_see_all_or_are_told_while_segments_move(archive: Path, parts: l
         reader.join()
     assert not faults
     assert sum(seen.values()) > 0
+
+
+@dataclass(slots=True)
+class OnFirst(ReadCount):
+    """Calls once a row group was read."""
+
+    call: Callable[[], object] = lambda: None
+
+    def add(self, rows: int, size_bytes: int) -> None:
+        super(OnFirst, self).add(rows, size_bytes)
+        if self.groups == 1:
+            self.call()
+
+
+def test_a_reader_within_a_segment_that_is_moved_is_told(tmp_path: Path) -> None:
+    place = in_memory()
+    path = archive_of(tmp_path / "archive", tape(market(7, 15_000, 12), 1), 1, segment_rows=14_000)
+    reader = ArchiveReader(path)
+    segment = reader.segments(0)[0]
+    wanted = INSTRUMENTS[:2]
+    reader.decoded = OnFirst(call=lambda: retain(path, 0, place))
+    with pytest.raises(UsageError, match=r"moved to mock://cold.*Action.*archive restore"):
+        list(reader.batches(0, symbols=wanted, read_ahead=False))
+    assert reader.decoded.groups == 1
+    group = segment.blocks[0][0]
+    for check in (lambda: check_bytes(path, segment, 0, group.end, group.digest), lambda: check_hash(path, segment)):
+        with pytest.raises(ArchiveHole, match=r"not in the archive"):
+            check()
+    sidecar = segment.file(path).with_suffix(".json")
+    with pytest.raises(ArchiveHole, match=r"sidecar .* is not in the archive"):
+        read_sidecar(sidecar, TAPE, 0)
+    restore(path, opened=opened(place))
+    assert len(list(ArchiveReader(path).batches(0, symbols=wanted))) > 0
 
 
 def test_a_restored_span_leaves_the_rest_away(archive: Path, parts: list[Columns]) -> None:
