@@ -64,8 +64,11 @@ class Assembly:
     def split(self) -> None:
         """The folds, and how far the labels of each of their ranges reach. Errors: UsageError."""
         self.told("splits", 0, 2)
-        parts = [np.unique(times.prediction) for share in self.shares for times in self._times(share)]
-        times = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        times = np.empty(0, np.int64)
+        for share in self.shares:
+            # Shares have most of their times in common: one after another takes the memory of the distinct ones.
+            parts = [np.unique(each.prediction) for each in self._times(share)]
+            times = np.union1d(times, np.concatenate(parts)) if parts else times
         if not len(times):
             raise _no_row(self.dropped)
         self.first_ns, self.last_ns = int(times[0]), int(times[-1])
