@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold, TimeSeriesSplit, cross_val_score
+from test_values import fit
 
 from replay.splits.spec import parse
 from replay.splits.splitters import (
@@ -29,7 +30,6 @@ from replay.splits.splitters import (
     to_duration,
     to_times,
 )
-from replay.values.fit import fit
 from replay.values.spec import MISSING, NORMALIZATIONS, OUTLIERS
 from replay.values.spec import parse as parse_values
 from schemas.errors import UsageError

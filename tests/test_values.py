@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from replay.splits.fold import Role, reaches, roles
 from replay.splits.folds import folds
 from replay.splits.spec import parse as parse_split
 from replay.values.fill import Filler
-from replay.values.fit import fit
+from replay.values.fit import Fit
 from replay.values.moments import Sums, root
 from replay.values.parameters import Fitted, Parameters, load
 from replay.values.quantiles import Selection
@@ -98,6 +98,16 @@ def test_quantiles_are_those_of_sorted_values(values: list[float], shares: list[
         after = exact[min(int(below) + 1, len(exact) - 1)]
         assert found == float(exact[int(below)] + (after - exact[int(below)]) * rest)
     assert selection.quantiles(1) == []
+
+
+def fit(spec: ValuesSpec, features: Sequence[str], parts: Callable[[], Iterable[Float64]]) -> Parameters:
+    """What is fitted on training rows, which `parts` gives again for every pass."""
+    fitting = Fit(spec, features)
+    while not fitting.is_done:
+        for part in parts():
+            fitting.update(part)
+        fitting.end_pass()
+    return fitting.finish()
 
 
 def rows(data: st.DataObject, count: int) -> Float64:

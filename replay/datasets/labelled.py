@@ -188,7 +188,7 @@ class _Ahead:
         low, high = np.searchsorted(prices.time, [first_ns, last_ns + 1])
         prices = prices.select(np.arange(low, high))
         for rows in _by_key(prices):
-            yield prices.keys[prices.key[rows[0]]], _grid(prices, rows)
+            yield prices.keys[prices.key[rows[0]]], PriceGrid.of(prices.select(rows))
 
 
 def _picked(vectors: Vectors, rows: NDArray[Any]) -> Vectors:
@@ -205,13 +205,6 @@ def _by_key(vectors: Vectors) -> Iterator[NDArray[Any]]:
     order = np.argsort(vectors.key, kind="stable")
     if len(order):
         yield from np.split(order, np.flatnonzero(np.diff(vectors.key[order])) + 1)
-
-
-def _grid(prices: Vectors, rows: NDArray[Any]) -> PriceGrid:
-    values = prices.values[rows]
-    traded = [values[:, i] for i in range(1, values.shape[1])]
-    vwap, signed_volume = traded if traded else (None, None)
-    return PriceGrid(prices.time[rows], np.ascontiguousarray(values[:, 0]), vwap, signed_volume)
 
 
 def _store(

@@ -8,7 +8,7 @@ Units: as the columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import isfinite
 
@@ -113,16 +113,6 @@ class Fit:
         # A column that never varies in training has no scale: its values keep their distance to it.
         scale = scale if isfinite(scale) and scale > 0 else 1.0
         return Fitted(known, lower if isfinite(lower) else None, upper if isfinite(upper) else None, offset, scale)
-
-
-def fit(spec: ValuesSpec, features: Sequence[str], parts: Callable[[], Iterable[Float64]]) -> Parameters:
-    """Fit on training rows; `parts` gives them again for every pass."""
-    fitting = Fit(spec, features)
-    while not fitting.is_done:
-        for part in parts():
-            fitting.update(part)
-        fitting.end_pass()
-    return fitting.finish()
 
 
 def _needs_moments(policy: Policy) -> bool:
