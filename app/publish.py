@@ -32,7 +32,7 @@ CHUNK_ROWS = 1_000
 AHEAD_BYTES_MAX = 5_000_000
 """Before compression: what the embedded broker keeps per partition, however badly it compresses."""
 MESSAGE_OVERHEAD_BYTES = 80
-STALLED_AFTER_S = 90.0
+STALLED_AFTER_S = 180.0
 NEW_TOPIC_S = 15.0
 """A topic that was just made has a leader, and answers, within so long."""
 FATAL_S = 1.0

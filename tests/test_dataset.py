@@ -271,6 +271,29 @@ def test_an_id_tells_the_labels(tmp_path: Path, labels: tuple[str, ...], text: s
     assert dataset_ids(tmp_path) == [dataset_id]
 
 
+def test_what_is_there_is_looked_at_before_it_is_given(archive: ArchiveReader, tmp_path: Path) -> None:
+    manifest = build(archive, tmp_path, RECIPE, CUTS)
+    path = tmp_path / manifest["id"] / "test.parquet"
+    whole = path.read_bytes()
+    frame = pl.read_parquet(path)
+    frame.with_columns(pl.col("mid_price") + 1.0).write_parquet(path)
+    with pytest.raises(CheckFailed, match="another content"):
+        build(archive, tmp_path, RECIPE, CUTS)
+    path.unlink()
+    with pytest.raises(SegmentTorn, match="torn"):
+        build(archive, tmp_path, RECIPE, CUTS)
+    path.write_bytes(whole)
+    assert build(archive, tmp_path, RECIPE, CUTS)["reused"]
+
+
+def test_a_feature_named_as_a_column_is_refused_at_once(archive: ArchiveReader, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("")
+    path = tmp_path / "own.yaml"
+    path.write_text("name: own\nversion: 1\nown_features: [own.py]\nfeatures: [mid_price, label_t0]\n")
+    with pytest.raises(UsageError, match=r"names of a dataset's own columns.*label_t0.*Action"):
+        build(archive, tmp_path / "d", replace(RECIPE, feature_set=str(path)), CUTS)
+
+
 @pytest.mark.parametrize("dataset_id", ["..", "../archive", "micro-1-fwd5s-x", "a/b", "", "%2e%2e", "x" * 5000, "a\0b"])
 def test_unknown_ids_stay_inside_the_folder(tmp_path: Path, dataset_id: str) -> None:
     (tmp_path / "manifest.json").write_text("{}")

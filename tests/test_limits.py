@@ -30,6 +30,7 @@ ELSEWHERE = {
     "replay/card/figures.py: INSTRUMENTS_MAX": "instruments that a page shows",
     "replay/card/figures.py: MISSING_MAX": "features that a page shows",
     "replay/card/summary.py: TIME_BINS_MAX": "bars that a page shows",
+    "replay/datasets/chunks.py: CHUNK_NUMBERS_MIN": "chunks that we write",
     "replay/evaluation/report.py: LINES_MAX": "lines in a plot",
     "replay/evaluation/report.py: POINTS_MAX": "points of a line in a plot",
     "replay/clusters.py: BLOCK_GROUPS_MAX": "row groups that we write",

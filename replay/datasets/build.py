@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents.features import features_agent
 from replay import segments as files
 from replay.card.page import write_card
@@ -25,6 +27,7 @@ from replay.datasets import chunks, work
 from replay.datasets.assembly import Assembly, Told
 from replay.datasets.catalogue import MANIFEST, load_manifest
 from replay.datasets.engines import Engine, Here
+from replay.datasets.files import output_hash, schema_of
 from replay.datasets.labelled import Labeller
 from replay.datasets.proving import Proof, prove, windows_of
 from replay.datasets.recipe import Recipe, identify, remembering
@@ -64,11 +67,13 @@ def build(
     archive.check_symbols(recipe.symbols or ())
     recipe = replace(recipe, feature_set=located(recipe.feature_set))
     used, datasets = inputs_of(archive, recipe), datasets.resolve()
+    _check_span(archive, recipe)
     dataset_id = identify(recipe, feature_set, used)
     told = told or _silent
     with work.turn(datasets, partial(told, "waiting for another build", 0, 1)):
         known = _known(datasets, dataset_id)
         if known is not None:
+            _check_stored(datasets / dataset_id, recipe, feature_set, known)
             work.forget(work.folder_of(datasets, dataset_id))  # of one that was killed once its dataset was there
             return {**known, "reused": True, "resumed": False}
         engine = engine or Here()
@@ -227,6 +232,36 @@ def _known(datasets: Path, dataset_id: str) -> dict[str, Any] | None:
         return None
     known = load_manifest(datasets, dataset_id)
     return known if known["code"]["sha256"] == code_digest() else None
+
+
+def _check_stored(folder: Path, recipe: Recipe, feature_set: FeatureSet, known: Mapping[str, Any]) -> None:
+    """A dataset is there only if its files are what was built. Errors: SegmentTorn, CheckFailed."""
+    schema = schema_of(feature_set, recipe.specs, [fold["name"] for fold in known.get("folds", [])])
+    stored = output_hash(folder, schema, known["files"])
+    if stored != known["output_hash"]:
+        raise CheckFailed(
+            f"{folder.name} is there with another content", expected=f"output {known['output_hash'][:16]}...",
+            was=f"{stored[:16]}... in its files", action="remove the dataset and build it anew",
+        )  # fmt: skip
+
+
+def _check_span(archive: ArchiveReader, recipe: Recipe) -> None:
+    """Errors: UsageError for a span of which the archive has nothing, or labels that end behind it."""
+    segments = [segment for partition in archive.partitions() for segment in archive.segments(partition)]
+    ticks = [segment.last_tick for segment in segments if segment.last_tick is not None]
+    if not ticks:
+        return
+    first, last = min(segment.first_ts for segment in segments if segment.first_ts), max(ticks)
+    begin = max(first, first if recipe.from_ns is None else recipe.from_ns)
+    if begin + recipe.reach_ns > last or (recipe.to_ns is not None and recipe.to_ns <= first):
+        there = " to ".join(f"{np.datetime64(ns, 'ns')}Z" for ns in (first, last))
+        raise UsageError(
+            "the archive has no row with a label in this span",
+            expected=f"a span within {there}, longer than {recipe.reach_ns / 1e9:g} s of entry delay and horizon",
+            was=" to ".join("the beginning" if ns is None and i == 0 else "the end" if ns is None
+                            else f"{np.datetime64(ns, 'ns')}Z" for i, ns in enumerate((recipe.from_ns, recipe.to_ns))),
+            action="choose another --from and --to, or a shorter horizon",
+        )  # fmt: skip
 
 
 def _publish(datasets: Path, manifest: dict[str, Any], assembly: Assembly) -> dict[str, Any]:

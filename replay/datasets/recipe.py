@@ -28,6 +28,7 @@ from schemas.units import NS_PER_MS
 SPLIT = "train=0.7,validation=0.15,test=0.15"
 LABEL = "forward_return_5s"
 _ZSCORE = re.compile(r"zscore_(.+)_(\d{1,6})")
+_FOLD = re.compile(r"fold_\d+")
 _NO_NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -81,6 +82,10 @@ class Recipe:
 
     def check(self) -> FeatureSet:
         """Refuse what could never be built; the feature set. Errors: UsageError."""
+        if self.symbols is not None and not self.symbols:
+            raise UsageError(
+                "no instrument is named", expected="at least one", was="none", action="name some, or leave them out"
+            )
         if self.from_ns is not None and self.to_ns is not None and self.from_ns >= self.to_ns:
             raise UsageError(
                 "the span of time is empty", expected="a first time before the end",
@@ -89,7 +94,19 @@ class Recipe:
         feature_set = load(self.feature_set)
         compute.check(self.specs, feature_set.cadence_ms, self.step_ns(feature_set), self.entry_delay_ns)
         self.values.policies(feature_set.features)
+        taken = [name for name in feature_set.features if name in self._own_columns() or _FOLD.fullmatch(name)]
+        if taken:
+            raise UsageError(
+                f"features of {feature_set.id} have names of a dataset's own columns",
+                expected=f"other names than fold_0 and {', '.join(sorted(self._own_columns()))}", was=", ".join(taken),
+                action="rename these features",
+            )  # fmt: skip
         return feature_set
+
+    def _own_columns(self) -> set[str]:
+        """Columns that a dataset has besides a vector's."""
+        labels = {spec.name for spec in self.specs}
+        return {"label_t0", "label_t1", *labels, *(f"{name}_t1" for name in labels)}
 
     def json(self) -> dict[str, Any]:
         """As a manifest holds it."""

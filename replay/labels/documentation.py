@@ -32,7 +32,8 @@ lower=0.001)`. Horizons of one family are as many labels as you name.
   Splits purge by it. No price behind t1 decides a label; the table says which labels also read prices before t0.
 - There is no label where a time of the grid in [e, x] is missing (the tape ends, or nobody watched) or its mid is
   unknown (no whole book). So it is behind a barrier touched before the gap, too: else, of the rows before a gap, only
-  those that moved would have a label. Such rows are left out of a dataset and counted.
+  those that moved would have a label. A row without any of its labels is left out of a dataset and counted; one that
+  lacks some has nulls.
 - The same bits on every machine, and wherever the tape is cut: squared returns are summed as integers of 2^-80,
   logarithm and square root are those of the features.
 """
