@@ -52,9 +52,9 @@ def build(
     label_step: Annotated[
         str | None, typer.Option("--label-step", help="Grid of prices for labels. [default: the cadence]")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="How rows are divided, as in docs/datasets.md.")] = SPLIT,
+    split: Annotated[str, typer.Option("--split", help="how rows are divided, as in docs/splits.md.")] = SPLIT,
     values: Annotated[
-        str, typer.Option("--values", help="Missing values, outliers and scales, as in docs/datasets.md.")
+        str, typer.Option("--values", help="Missing values, outliers and scales, as in docs/splits.md.")
     ] = "",
     symbols: Annotated[str | None, typer.Option("--symbols", help=SYMBOLS)] = None,
     from_: Annotated[str | None, typer.Option("--from", help="First T: ISO 8601 (UTC) or ns.")] = None,
