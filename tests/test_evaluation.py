@@ -21,9 +21,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from app.cli import cli
+from replay.card.rows import Rows
 from replay.evaluation import metrics, report
 from replay.evaluation.evaluate import Evaluation, evaluate
-from schemas.errors import DependencyDown, OnetapeError, UsageError
+from replay.evaluation.joining import load
+from schemas.errors import DependencyDown, OnetapeError, SegmentTorn, UsageError
 from schemas.units import NS_PER_S
 
 RETURN, DIRECTION = LABELS
@@ -182,6 +184,22 @@ def test_what_does_not_match_is_counted_and_refused(dataset: tuple[Path, dict[st
     assert [part["name"] for part in all_three.content["sections"]] == list(SPLITS)
 
 
+def test_rows_of_other_splits_are_looked_at_only_for_predictions_of_them(
+    dataset: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, manifest = dataset
+    said, train = predicted(folder), predicted(folder, split="train")
+    expected = section(evaluate(folder, manifest, saved(tmp_path, said)))
+    doubled = pl.concat([said, train, train.head(3)])
+    counted = evaluate(folder, manifest, saved(tmp_path, doubled), is_partial=True).content["predictions"]
+    assert (counted["doubled"], counted["extra"], counted["elsewhere"]) == (6, 0, train.height - 3)
+    assert len(load(Rows(folder, manifest), RETURN, None, ["test"]).time) == said.height
+    (folder / "train.parquet").write_bytes(b"torn")
+    assert section(evaluate(folder, manifest, saved(tmp_path, said))) == expected
+    with pytest.raises(SegmentTorn, match=r"train\.parquet"):
+        evaluate(folder, manifest, saved(tmp_path, pl.concat([said, train])))
+
+
 @pytest.mark.parametrize("form", ["parquet", "csv", "pandas", "timestamps"])
 def test_files_as_people_write_them(dataset: tuple[Path, dict[str, Any]], tmp_path: Path, form: str) -> None:
     folder, manifest = dataset
@@ -282,6 +300,15 @@ def test_every_fold_is_scored_on_its_own(tmp_path: Path) -> None:
     assert trained.content["predictions"]["missing"] == 0
     with pytest.raises(UsageError, match="share a row"):
         evaluate(folder, manifest, saved(tmp_path, folded(folder, manifest, "train").drop("fold")), splits=["train"])
+    everywhere = frame.select("instrument", "time", prediction=pl.lit(0.5))
+    for splits in (["test"], ["train", "test"]):
+        counted = evaluate(folder, manifest, saved(tmp_path, everywhere), splits=splits).content["predictions"]
+        roles = [pl.col(fold["name"]).is_in(splits).fill_null(value=False) for fold in manifest["folds"]]
+        inside = frame.filter(pl.any_horizontal(roles)).height
+        assert (counted["extra"], counted["doubled"], counted["elsewhere"]) == (0, 0, frame.height - inside)
+    both = pl.concat([said, folded(folder, manifest, "purged")])
+    counted = evaluate(folder, manifest, saved(tmp_path, both)).content["predictions"]
+    assert (counted["extra"], counted["elsewhere"]) == (0, both.height - said.height)
     strange = pl.concat([said, said.head(2).with_columns(fold=pl.lit("fold_9"))])
     with pytest.raises(UsageError, match="2 without a row"):
         evaluate(folder, manifest, saved(tmp_path, strange))

@@ -82,9 +82,16 @@ class Rows:
         """Rows in all files."""
         return sum(_open(self.folder / name, ()).metadata.num_rows for name in self._files())
 
-    def batches(self, columns: Sequence[str], *, verifies: bool = True) -> Iterator[Batch]:
-        """Every row once, with these columns; `verifies` the checksums of their pages."""
+    def batches(
+        self, columns: Sequence[str], *, groups: Sequence[str] | None = None, verifies: bool = True
+    ) -> Iterator[Batch]:
+        """Every row once, with these columns; `verifies` the checksums of their pages.
+
+        Of `groups` only, where each has a file of its own; rows of folds are in one file, and all come.
+        """
         for index, name in enumerate(self._files()):
+            if groups is not None and not self.folds and self.groups[index] not in groups:
+                continue
             for content in self._read(self.folder / name, {*columns, *self.folds}, verifies=verifies):
                 if not content.num_rows:
                     continue

@@ -77,7 +77,7 @@ def evaluate(
     metrics.library()
     traded, why = _returns_label(manifest, spec)
     said = predictions.read(file, is_class=is_class(spec.name))
-    table = load(rows, spec.name, traded)
+    table = load(rows, spec.name, traded, splits)
     found, counts = sections(rows, table, said, splits, is_partial=is_partial)
     scored = [_score(each, spec, traded, why, cost_bps) for each in found]
     content = {
