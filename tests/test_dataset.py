@@ -137,6 +137,11 @@ def test_verify_finds_what_a_manifest_was_made_to_say(archive: ArchiveReader, tm
     path.write_text(json.dumps(manifest))
     found = verify(tmp_path, dataset_id)
     assert (found["equal"], found["differing"]) == (False, sorted([*counts, ranged, "splits", "coverage"]))
+    manifest = json.loads(text)
+    told = {**manifest, "features": manifest["features"][::-1], "labels": ["forward_return_3s"], "look_back_ns": 0}
+    told["recipe"] = {**manifest["recipe"], "split": {**manifest["recipe"]["split"], "embargo_ns": 10**9}}
+    path.write_text(json.dumps(told))
+    assert verify(tmp_path, dataset_id)["differing"] == ["features", "id", "labels", "look_back_ns"]
 
 
 def test_verify_wants_the_same_inputs(archive: ArchiveReader, tmp_path: Path) -> None:

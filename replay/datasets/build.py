@@ -85,18 +85,12 @@ def build(
             assembly = assembled(recipe, feature_set, tasks, told)
             proof = _proven(tasks, engine, told)
             manifest = {
-                "id": dataset_id,
-                "feature_set": feature_set.id,
-                "feature_set_digest": feature_set.digest(),
-                "features": list(feature_set.features),
-                "labels": [spec.name for spec in recipe.specs],
+                **described(recipe, feature_set, used),
                 "recipe": recipe.json(),
                 "archive": str(archive.path.resolve()),
                 "inputs": used,
                 "events": _records(tasks),
                 "code": {"sha256": code_digest(), **{name: version(name) for name in LIBRARIES}},
-                "look_back_ns": recipe.row_look_back_ns(feature_set),
-                "remembering": remembering(feature_set),
                 "leakcheck": proof.leakcheck.json(),
                 "parity": total(proof.parity).json() if proof.parity else None,
                 "lookahead": proof.lookahead.json(),
@@ -104,6 +98,19 @@ def build(
             published = _publish(datasets, manifest, assembly)
         work.forget(folder)
     return {**published, "reused": False, "resumed": resumed}
+
+
+def described(recipe: Recipe, feature_set: FeatureSet, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a manifest says that follows from recipe and inputs alone."""
+    return {
+        "id": identify(recipe, feature_set, used),
+        "feature_set": feature_set.id,
+        "feature_set_digest": feature_set.digest(),
+        "features": list(feature_set.features),
+        "labels": [spec.name for spec in recipe.specs],
+        "look_back_ns": recipe.row_look_back_ns(feature_set),
+        "remembering": remembering(feature_set),
+    }
 
 
 @contextmanager

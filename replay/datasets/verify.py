@@ -19,7 +19,7 @@ from typing import Any
 
 from replay.datasets import files, work
 from replay.datasets.assembly import Told
-from replay.datasets.build import assembled, make, plan
+from replay.datasets.build import assembled, described, make, plan
 from replay.datasets.catalogue import load_manifest, torn_manifest
 from replay.datasets.engines import Engine, Here
 from replay.datasets.recipe import Recipe
@@ -63,7 +63,8 @@ def verify(
     schema = files.schema_of(feature_set, recipe.specs, [fold["name"] for fold in rebuilt.get("folds", [])])
     stored = files.output_hash(datasets / dataset_id, schema, rebuilt["files"])
     expected = manifest["output_hash"]
-    differing = sorted(name for name, value in rebuilt.items() if _text(manifest.get(name)) != _text(value))
+    told_now = {**described(recipe, feature_set, used), **rebuilt}
+    differing = sorted(name for name, value in told_now.items() if _text(manifest.get(name)) != _text(value))
     return {
         "id": dataset_id, "equal": not differing and expected == stored, "output_hash": expected,
         "rebuilt": rebuilt["output_hash"], "stored": stored, "differing": differing,
