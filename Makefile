@@ -45,7 +45,7 @@ $(STAMP): requirements.lock pyproject.toml
 		fi; \
 		rm -f .venv.log; \
 	fi
-	@echo "Installing the locked packages into .venv (about 200 MB, once) ..."
+	@echo "Installing the locked packages into .venv (about 350 MB, once) ..."
 	@touch $(UNFINISHED)
 	@$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
