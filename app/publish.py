@@ -38,9 +38,24 @@ NEW_TOPIC_S = 15.0
 FATAL_S = 1.0
 """Why a producer has given up its records is told within so long of them."""
 
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+"""What becomes of the records of a producer that has ended itself."""
+
+
+class _Last(logging.Handler):
+    """Keeps the last line: confluent-kafka may lose the exception that says why a producer has ended."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.text = record.getMessage()
+
+
 SILENT = logging.getLogger("librdkafka.publisher")
 """Of what ends a publisher its error tells."""
-SILENT.addHandler(logging.NullHandler())
+LAST = _Last()
+SILENT.addHandler(LAST)
 SILENT.propagate = False
 
 Answer = TypeVar("Answer")
@@ -75,6 +90,8 @@ class Publisher:
             self._producer.poll(FATAL_S)
         except (KafkaException, SystemError) as error:
             return self._failure(error)
+        if failed.code() in _PURGED and "authorization failed" in LAST.text:
+            failed = KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, LAST.text)
         return broker_failure(self._settings, [failed])
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:

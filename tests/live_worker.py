@@ -75,7 +75,7 @@ class Worker:
 
     def ended(self) -> int:
         """The exit code, once it ends by itself."""
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 def raw_tape(parts: list[Columns], settings: Settings) -> list[Raw]:
