@@ -52,12 +52,6 @@ class _Last(logging.Handler):
         self.text = record.getMessage()
 
 
-SILENT = logging.getLogger("librdkafka.publisher")
-"""Of what ends a publisher its error tells."""
-LAST = _Last()
-SILENT.addHandler(LAST)
-SILENT.propagate = False
-
 Answer = TypeVar("Answer")
 
 
@@ -67,12 +61,15 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._prefix = settings, settings.topic_prefix
         self._failed: KafkaError | None = None
+        # Of what ends a publisher its error tells: this logger has no parent that would tell it once more.
+        self._said, silent = _Last(), logging.Logger("librdkafka.publisher")
+        silent.addHandler(self._said)
         self._producer = Producer(
             {**librdkafka(settings), "enable.idempotence": True, "linger.ms": 20,
              "compression.type": "zstd",
              "partitioner": "murmur2", "queue.buffering.max.messages": 1_000_000, "message.timeout.ms": 30_000,
              "log_level": 0},
-            logger=SILENT,
+            logger=silent,
         )  # fmt: skip
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
@@ -90,8 +87,8 @@ class Publisher:
             self._producer.poll(FATAL_S)
         except (KafkaException, SystemError) as error:
             return self._failure(error)
-        if failed.code() in _PURGED and "authorization failed" in LAST.text:
-            failed = KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, LAST.text)
+        if failed.code() in _PURGED and "authorization failed" in self._said.text:
+            failed = KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, self._said.text)
         return broker_failure(self._settings, [failed])
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:

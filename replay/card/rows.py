@@ -21,13 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from replay.datasets import files
+from replay.splits.fold import Role
 from schemas.columns import Int64
 from schemas.errors import SegmentTorn
 
-ROLES = ("train", "validation", "test", "purged", "embargoed")
+ROLES = tuple(role.name.lower() for role in Role if role is not Role.NONE)
 """What a row can be in a fold; the first three are what a model sees."""
 SPLITS = ROLES[:3]
-ROWS = "rows.parquet"
+ROWS = f"{files.ROWS}.parquet"
 BATCH_ROWS = 65_536
 NONE = 255
 """Code of a row that is in no group, or has no role in a fold."""

@@ -38,9 +38,13 @@ Told = Callable[[str, int, int], None]
 _NEVER = np.iinfo(np.int64).min
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
 @dataclass(slots=True)
 class Assembly:
-    """What the passes find. `look_back_ns` is how far the feature set's values look back."""
+    """What the passes find. `look_back_ns` is how far a row looks back: its filled features, or what scales a label."""
 
     recipe: Recipe
     feature_set: FeatureSet
@@ -127,17 +131,14 @@ class Assembly:
 
     def _told_of(self, writer: Writer, counts: Sequence[Counter[str]], quality: Counter[str]) -> dict[str, Any]:
         told = [{**fold.json(), **found} for fold, found in zip(self.folds, counts, strict=True)]
+        if self.recipe.split.has_folds:
+            divided: dict[str, Any] = {"splits": _by_fold(told), "folds": told}
+        else:
+            divided = {"splits": dict(writer.counts), "ranges": told[0]["ranges"]}
         return {
             "rows": sum(writer.counts.values()),
             "files": [f"{name}.parquet" for name in writer.names],
-            **(
-                {"splits": _by_fold(told), "folds": told}
-                if self.recipe.split.has_folds
-                else {
-                    "splits": dict(writer.counts),
-                    "ranges": told[0]["ranges"],
-                }
-            ),
+            **divided,
             "purged": sum(found["purged"] for found in counts),
             "embargoed": sum(found["embargoed"] for found in counts),
             "unlabelled": self.dropped["unlabelled"],

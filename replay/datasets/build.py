@@ -24,7 +24,7 @@ from agents.features import features_agent
 from replay import segments as files
 from replay.card.page import write_card
 from replay.datasets import chunks, work
-from replay.datasets.assembly import Assembly, Told
+from replay.datasets.assembly import Assembly, Told, silent
 from replay.datasets.catalogue import MANIFEST, load_manifest
 from replay.datasets.engines import Engine, Here
 from replay.datasets.files import output_hash, schema_of
@@ -69,7 +69,7 @@ def build(
     used, datasets = inputs_of(archive, recipe), datasets.resolve()
     _check_span(archive, recipe)
     dataset_id = identify(recipe, feature_set, used)
-    told = told or _silent
+    told = told or silent
     with work.turn(datasets, partial(told, "waiting for another build", 0, 1)):
         known = _known(datasets, dataset_id)
         if known is not None:
@@ -294,7 +294,3 @@ def _publish(datasets: Path, manifest: dict[str, Any], assembly: Assembly) -> di
         write_card(staging, manifest)
         files.write_json(staging / MANIFEST, manifest)
     return manifest
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Nobody listens."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from replay.datasets import files, work
-from replay.datasets.assembly import Told
+from replay.datasets.assembly import Told, silent
 from replay.datasets.build import assembled, described, make, plan
 from replay.datasets.catalogue import load_manifest, torn_manifest
 from replay.datasets.engines import Engine, Here
@@ -45,7 +45,7 @@ def verify(
     `archive` stands in for the one the manifest names. It may have grown since; the recorded inputs must be there, and
     the feature set must be the one that was built from.
     """
-    manifest, told = load_manifest(datasets, dataset_id), told or _silent
+    manifest, told = load_manifest(datasets, dataset_id), told or silent
     recipe = recipe_of(manifest)
     feature_set = same_definition(manifest, recipe)
     archive = archive or ArchiveReader(Path(manifest["archive"]))
@@ -109,7 +109,3 @@ def same_definition(manifest: Mapping[str, Any], recipe: Recipe) -> FeatureSet:
 def _text(value: Any) -> str:
     """A part of a manifest as the JSON it is written as: 1 and 1.0 and true differ."""
     return json.dumps(value, sort_keys=True)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Nobody listens."""
